@@ -1,0 +1,111 @@
+"""Schedulers: in which order pending spikes are delivered (DESIGN section 3).
+
+A scheduler gives every pending spike a priority; the lowest ones go first, ties are broken by lower
+neuron index. The built-in ones are data: every engine knows them. Any other object with a `priorities`
+method runs on the reference engine.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snn_async.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Pending:
+    """The pending spikes of one sample, oldest first.
+
+    Attributes:
+        index: (P,) position of the emitter, inputs first, then every population in order.
+        potential: (P,) float64, membrane potential at the moment of spiking; the amplitude for queued inputs.
+        uniform: (P,) float64 in [0, 1), fresh in every forward step, from the counter-based generator.
+        timestep, step: (P,) when it was emitted.
+    """
+
+    index: NDArray[np.int64]
+    potential: NDArray[np.float64]
+    uniform: NDArray[np.float64]
+    timestep: NDArray[np.int64]
+    step: NDArray[np.int64]
+
+
+@runtime_checkable
+class Scheduler(Protocol):
+    """Anything that orders pending spikes."""
+
+    def priorities(self, pending: Pending) -> NDArray[np.float64]:
+        """Return (P,) priorities: the lowest are delivered first."""
+        ...
+
+
+@dataclass(frozen=True)
+class Random:
+    """A fresh uniform key per pending spike and forward step (RS in Koopman et al., TMLR 2025)."""
+
+    def priorities(self, pending: Pending) -> NDArray[np.float64]:
+        return pending.uniform
+
+
+@dataclass(frozen=True)
+class Momentum:
+    """Highest membrane potential at the moment of spiking first, plus `noise` * U(0, 1) (MS, ibid.)."""
+
+    noise: float = 0.0
+
+    def priorities(self, pending: Pending) -> NDArray[np.float64]:
+        return -(pending.potential + self.noise * pending.uniform)
+
+
+@dataclass(frozen=True)
+class Fifo:
+    """Oldest spike first."""
+
+    def priorities(self, pending: Pending) -> NDArray[np.float64]:
+        order = np.lexsort((pending.step, pending.timestep))
+        rank = np.empty(len(order))
+        age = np.stack((pending.timestep[order], pending.step[order]), 1)
+        rank[order] = np.concatenate(([0], np.cumsum((np.diff(age, axis=0) != 0).any(1))))[: len(order)]
+        return rank
+
+
+@dataclass(frozen=True)
+class Layered:
+    """The synchronous baseline: populations in topological order, each evaluated once, whatever F."""
+
+    def priorities(self, pending: Pending) -> NDArray[np.float64]:
+        return np.zeros(len(pending.index))
+
+
+SCHEDULERS: dict[str, type] = {"random": Random, "momentum": Momentum, "fifo": Fifo, "layered": Layered}
+
+
+def make_scheduler(scheduler: "str | Scheduler", momentum_noise: float = 0.0) -> Scheduler:
+    """Return the scheduler for a name or pass an object with the interface through.
+
+    Raises:
+        OptionError: for an unknown name, an object without `priorities`, or noise where none is used.
+    """
+    if isinstance(scheduler, str):
+        if scheduler not in SCHEDULERS:
+            raise OptionError(f"scheduler={scheduler!r} is unknown; choose one of {sorted(SCHEDULERS)}")
+        if not (0.0 <= momentum_noise < float("inf")):
+            raise OptionError(f"momentum_noise={momentum_noise} must be finite and at least 0")
+        if scheduler == "momentum":
+            return Momentum(float(momentum_noise))
+        if momentum_noise:
+            raise OptionError(
+                f"momentum_noise={momentum_noise} has no effect with scheduler={scheduler!r}; "
+                "leave it out or use scheduler='momentum'"
+            )
+        return SCHEDULERS[scheduler]()  # type: ignore[no-any-return]
+    if isinstance(scheduler, type) or not isinstance(scheduler, Scheduler):
+        raise OptionError(
+            f"scheduler={scheduler!r} is neither one of {sorted(SCHEDULERS)} nor an object with a "
+            "`priorities(pending)` method; see snn_async.schedulers.Scheduler"
+        )
+    if momentum_noise:
+        raise OptionError("momentum_noise goes with scheduler='momentum'; give noise to your scheduler itself")
+    return scheduler
