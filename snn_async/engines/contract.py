@@ -11,7 +11,7 @@ from torch import Tensor
 from snn_async.engines.eventlog import EventLog
 from snn_async.graph import Graph
 from snn_async.neurons import Refractory
-from snn_async.schedulers import Scheduler
+from snn_async.schedulers import Layered, Scheduler
 from snn_async.stopping import StopRule
 
 
@@ -27,6 +27,16 @@ class Execution:
     leftover: Literal["drop", "carry"]
     input: Literal["prioritized", "queued"]
     max_forward_steps: int
+
+    @property
+    def layered(self) -> bool:
+        """Whether populations wait for each other."""
+        return isinstance(self.scheduler, Layered)
+
+    @property
+    def queues_input(self) -> bool:
+        """Whether input events compete for places; behind a barrier there is nothing to compete for."""
+        return self.input == "queued" and not self.layered
 
 
 @dataclass(frozen=True)

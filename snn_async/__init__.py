@@ -1,0 +1,7 @@
+"""snn-async: run, train and compare spiking networks without layer synchronization."""
+
+from snn_async.errors import SnnAsyncError
+from snn_async.network import Activity, AsyncNetwork, AsyncRun, AsyncState, Record, asynchronize
+
+__all__ = ["Activity", "AsyncNetwork", "AsyncRun", "AsyncState", "Record", "SnnAsyncError", "asynchronize"]
+__version__ = "0.1.0"

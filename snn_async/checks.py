@@ -1,0 +1,109 @@
+"""Checks of options and inputs: one clear error, before any work is done."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from snn_async.errors import InputError, OptionError
+from snn_async.graph import Graph
+from snn_async.neurons import REFRACTORY_MODES
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Raise OptionError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise OptionError(f"{name}={value!r} is unknown; choose one of {sorted(choices)}")
+
+
+def check_refractory(refractory: str | None, dropout: float | None, where: str = "") -> None:
+    """Raise OptionError unless both are None or within their range."""
+    if refractory is not None:
+        check_choice(where + "refractory", refractory, REFRACTORY_MODES)
+    if dropout is not None:
+        number = isinstance(dropout, int | float) and not isinstance(dropout, bool)
+        if not number or not 0 <= dropout <= 1:
+            raise OptionError(f"{where}refractory_dropout={dropout!r} must be a probability from 0 to 1")
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raise OptionError unless `value` is an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise OptionError(f"{name}={value!r} must be an integer of at least 1")
+
+
+def check_seed(seed: Any) -> int:
+    """Return the seed as an int, or raise OptionError."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        raise OptionError(f"seed={seed!r} must be an integer")
+    return int(seed)
+
+
+def check_input(x: Any, graph: Graph, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return x as (T, B, S) of the model's dtype.
+
+    Raises:
+        InputError: for anything but finite floating or integer values in a (T, B, ...) tensor on the model's
+            device whose features are what the graph's input takes.
+    """
+    if not isinstance(x, Tensor):
+        raise InputError(f"x is a {type(x).__name__}; pass a torch tensor (T, B, ...)")
+    if x.dim() < 3:
+        raise InputError(
+            f"x has shape {tuple(x.shape)}; it must be (T, B, ...): time first, then samples. "
+            "For one frame of a batch use x.unsqueeze(0)"
+        )
+    if x.dtype == torch.bool or x.dtype.is_complex:
+        raise InputError(f"x has dtype {x.dtype}, which is neither floating nor integer; use x.float()")
+    steps, samples, *features = x.shape
+    if steps == 0 or samples == 0:
+        raise InputError(f"x has shape {tuple(x.shape)}: T={steps} timesteps and B={samples} samples; give at least 1")
+    if graph.flatten:
+        if math.prod(features) != graph.input_size:
+            raise InputError(
+                f"x has {math.prod(features)} features per sample (shape {tuple(features)}), but the model takes "
+                f"{graph.input_size}"
+            )
+    elif features != [graph.input_size]:
+        raise InputError(
+            f"x has shape {tuple(x.shape)}, but the model takes (T, B, {graph.input_size}); "
+            "flatten it with x.flatten(2) or put nn.Flatten() first in the model"
+        )
+    if x.device != device:
+        raise InputError(f"x is on {x.device}, the model on {device}; use x.to({str(device)!r})")
+    flat = x.reshape(steps, samples, -1).to(dtype)
+    if not math.isfinite(float(flat.detach().sum())) and not bool(flat.detach().isfinite().all()):
+        t, b, i = (int(v) for v in (~flat.detach().isfinite()).nonzero()[0])
+        raise InputError(f"x[{t}, {b}] has the value {float(flat[t, b, i])} at feature {i}; inputs must be finite")
+    return flat
+
+
+def check_sample_ids(sample_ids: Any, samples: int) -> NDArray[np.int64]:
+    """Return (B,) int64 sample ids, 0, 1, ... if None.
+
+    Raises:
+        InputError: for another length or dtype.
+    """
+    if sample_ids is None:
+        return np.arange(samples, dtype=np.int64)
+    ids = np.asarray(sample_ids)
+    if ids.shape != (samples,) or ids.dtype.kind not in "iu":
+        raise InputError(
+            f"sample_ids has shape {ids.shape} and dtype {ids.dtype}; it must be {samples} integers, one per sample"
+        )
+    return ids.astype(np.int64)
+
+
+def check_record(record: Sequence[str], graph: Graph) -> tuple[str, ...]:
+    """Return the names, or raise InputError if one is no population."""
+    names = (record,) if isinstance(record, str) else tuple(record)
+    for name in names:
+        if name not in graph.index:
+            raise InputError(f"record names {name!r}, which is no population; there are {list(graph.index)}")
+    return names
+
+

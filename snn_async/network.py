@@ -1,0 +1,369 @@
+"""`asynchronize`: a source model in, a network without layer synchronization out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from snn_async import checks
+from snn_async.adapters import build_graph
+from snn_async.engines import choose_engine
+from snn_async.engines.contract import Engine, Execution, PendingEvents, Simulation, Start
+from snn_async.errors import CheckpointError, InputError, OptionError, UnsupportedModelError
+from snn_async.graph import Graph
+from snn_async.learning.unlayered import Job, UnlayeredBackprop
+from snn_async.neurons import Refractory
+from snn_async.schedulers import Layered, Scheduler, make_scheduler
+from snn_async.stopping import Quiescent, StopRule, make_stop_rule
+from snn_async.values import collect
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What a run did, exactly; every member is an int64 tensor (T, B).
+
+    Attributes:
+        spikes: per population.
+        forward_steps: how many there were; step 0, the delivery of the input, counts.
+        first_output_step: forward step of the first output spike, -1 if there was none.
+        synaptic_operations: targets reached by delivered spikes, inputs included.
+        neuron_updates: evaluations, plus currents integrated by refractory neurons.
+    """
+
+    spikes: dict[str, Tensor]
+    forward_steps: Tensor
+    first_output_step: Tensor
+    synaptic_operations: Tensor
+    neuron_updates: Tensor
+
+
+@dataclass(frozen=True)
+class AsyncState:
+    """Where a stream stands; pass it to the next `net.run`.
+
+    Attributes:
+        potentials: (B, N) of all populations, differentiable.
+        spikes: (B, N) int32, spike counts of the last timestep (for delayed resets).
+        pending: events carried over, without gradient.
+        timestep, seed, sample_ids: continue the random numbers of the stream.
+    """
+
+    potentials: Tensor
+    spikes: Tensor
+    pending: PendingEvents
+    timestep: int
+    seed: int
+    sample_ids: Tensor
+
+
+@dataclass(frozen=True)
+class Record:
+    """Spike counts and potentials of one recorded population, (T, B, size), differentiable."""
+
+    spikes: Tensor
+    potentials: Tensor
+
+
+@dataclass(frozen=True)
+class AsyncRun:
+    """The result of a run.
+
+    Attributes:
+        spikes: (T, B, *output) output spike counts per timestep, differentiable.
+        potentials: (T, B, *output) output membrane potentials at the end of each timestep, as the framework
+            stores them (before a delayed reset, after one that acts at once), differentiable.
+        state: to continue the stream.
+        activity: exact counts.
+        records: the populations named in `record`.
+    """
+
+    spikes: Tensor
+    potentials: Tensor
+    state: AsyncState
+    activity: Activity
+    records: dict[str, Record]
+
+
+class AsyncNetwork(nn.Module):
+    """A source model run without layer synchronization. Make one with `asynchronize`.
+
+    Attributes:
+        model: the source model; its parameters and train/eval mode are this network's.
+        graph: its populations and projections.
+        backend: name of the engine that runs it.
+        execution: the checked options.
+    """
+
+    def __init__(self, model: nn.Module, graph: Graph, engine: Engine, execution: Execution, seed: int) -> None:
+        super().__init__()
+        self.model = model
+        self.graph = graph
+        self.execution = execution
+        self.seed = seed
+        self._engine = engine
+
+    @property
+    def backend(self) -> str:
+        return self._engine.name
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return output spike counts (T, B, *output) for x (T, B, ...), differentiable.
+
+        A readout that never spikes (SpikingJelly's non-spiking nodes) returns its potentials instead.
+        """
+        run = self.run(x)
+        readout = not self.graph.populations[self.graph.index[self.graph.output]].neuron.spiking
+        return run.potentials if readout else run.spikes
+
+    def run(
+        self,
+        x: Tensor,
+        state: AsyncState | None = None,
+        seed: int | None = None,
+        sample_ids: Sequence[int] | Tensor | None = None,
+        record: Sequence[str] = (),
+    ) -> AsyncRun:
+        """Run T timesteps.
+
+        Args:
+            x: (T, B, ...) finite input; floating or integer.
+            state: continue from here; from rest if None.
+            seed: keys the random numbers; if None, the state's, else drawn from torch's generator in
+                training and the network's own in evaluation.
+            sample_ids: (B,) integers that key each sample's random numbers; if None, the state's, else
+                0, 1, ..., B - 1.
+            record: populations whose spikes and potentials to return as well.
+
+        Raises:
+            InputError: for an input, state, sample ids or record that does not fit.
+            RunawayError: if a timestep exceeds `max_forward_steps`.
+        """
+        return self._run(self.execution, x, state, seed, sample_ids, record)
+
+    def layered(
+        self,
+        x: Tensor,
+        state: AsyncState | None = None,
+        seed: int | None = None,
+        sample_ids: Sequence[int] | Tensor | None = None,
+        record: Sequence[str] = (),
+    ) -> AsyncRun:
+        """Run the same parameters with the barrier: equal to the source model's own run. See `run`."""
+        execution = replace(
+            self.execution,
+            scheduler=Layered(),
+            stop=Quiescent(),
+            input="prioritized",
+            refractory_dropout=(0.0,) * len(self.graph.populations),
+        )
+        return self._run(execution, x, state, seed, sample_ids, record)
+
+    def describe(self) -> str:
+        """Return the graph, the execution options and the engine as text."""
+        e = self.execution
+        size = "all" if e.forward_group_size is None else e.forward_group_size
+        options = f"scheduler {e.scheduler}, F = {size}, stop {e.stop}, leftover {e.leftover}, input {e.input}"
+        return f"{self.graph.describe()}\n{options}\nengine {self.backend}"
+
+    def extra_repr(self) -> str:
+        return f"scheduler={self.execution.scheduler}, backend={self.backend!r}"
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Load a checkpoint of this network or of its source model.
+
+        Raises:
+            CheckpointError: if it was made for another architecture; nothing is loaded then.
+        """
+        own = self.state_dict()
+        named = {k if k.startswith("model.") else f"model.{k}": v for k, v in state_dict.items()}
+        problems = [f"{k} is missing" for k in own if k not in named] if strict else []
+        problems += [f"{k} is unknown" for k in named if k not in own] if strict else []
+        problems += [
+            f"{k} has shape {tuple(v.shape)} instead of {tuple(own[k].shape)}"
+            for k, v in named.items()
+            if k in own and v.shape != own[k].shape
+        ]
+        if problems:
+            raise CheckpointError(
+                f"the checkpoint was made for another architecture: {'; '.join(problems[:5])}"
+                f"{' ...' if len(problems) > 5 else ''}. Build the model it was made for"
+            )
+        return super().load_state_dict(named, strict=strict, assign=assign)
+
+    def _run(
+        self,
+        execution: Execution,
+        x: Tensor,
+        state: AsyncState | None,
+        seed: int | None,
+        sample_ids: Sequence[int] | Tensor | None,
+        record: Sequence[str],
+    ) -> AsyncRun:
+        graph = self.graph
+        dtype, device = self._dtype_and_device()
+        names = checks.check_record(record, graph)
+        flat = checks.check_input(x, graph, dtype, device)
+        start, potentials = self._start(flat.shape[1], state, seed, sample_ids)
+        if not self.training:
+            execution = replace(execution, refractory_dropout=(0.0,) * len(graph.populations))
+        values = collect(graph, flat, None if potentials is None else potentials.to(flat))
+        job = Job(self._engine, graph, execution, start, values.source_scale, values.target_scale)
+        spikes, potentials = UnlayeredBackprop.apply(
+            job,
+            values.x,
+            values.weights,
+            values.biases,
+            values.leak,
+            values.offset,
+            values.threshold,
+            values.potentials,
+        )
+        assert job.simulation is not None
+        return _result(graph, job.simulation, start, spikes, potentials, names)
+
+    def _dtype_and_device(self) -> tuple[torch.dtype, torch.device]:
+        weights = [layer.weight for projection in self.graph.projections for layer in projection.layers]
+        kinds = {(weight.dtype, weight.device) for weight in weights}
+        if len(kinds) != 1 or weights[0].dtype not in (torch.float32, torch.float64):
+            raise UnsupportedModelError(
+                f"the model's weights are {sorted(f'{d} on {v}' for d, v in kinds)}; engines run float32 or "
+                "float64 on one device: use model.float()"
+            )
+        dtype, device = kinds.pop()
+        if device.type != "cpu":
+            raise UnsupportedModelError(
+                f"the model is on {device}, but engine {self.backend!r} runs on the CPU; use model.cpu()"
+            )
+        return dtype, device
+
+    def _start(
+        self,
+        samples: int,
+        state: AsyncState | None,
+        seed: int | None,
+        sample_ids: Sequence[int] | Tensor | None,
+    ) -> tuple[Start, Tensor | None]:
+        size = self.graph.size
+        if state is not None and state.potentials.shape != (samples, size):
+            raise InputError(
+                f"the state is of {state.potentials.shape[0]} samples and {state.potentials.shape[1]} neurons, "
+                f"the run of {samples} and {size}; pass the state of the same stream or None to start from rest"
+            )
+        if seed is not None:
+            seed = checks.check_seed(seed)
+        elif state is not None:
+            seed = state.seed
+        else:
+            seed = int(torch.randint(2**62, ())) if self.training else self.seed
+        if state is None:
+            ids = checks.check_sample_ids(sample_ids, samples)
+            none = PendingEvents(
+                np.zeros(samples + 1, dtype=np.int64),
+                *(np.zeros(0, dtype=d) for d in (np.int32, np.float64, np.float64, np.int64, np.int32)),
+            )
+            return Start(seed, ids, 0, np.zeros((samples, size), dtype=np.int32), none), None
+        ids = checks.check_sample_ids(state.sample_ids if sample_ids is None else sample_ids, samples)
+        return Start(seed, ids, state.timestep, state.spikes.numpy(), state.pending), state.potentials
+
+
+def _result(
+    graph: Graph, simulation: Simulation, start: Start, spikes: Tensor, potentials: Tensor, names: Sequence[str]
+) -> AsyncRun:
+    counts, here = simulation.counts, graph.slices
+    state = AsyncState(
+        potentials=potentials[-1],
+        spikes=spikes[-1].detach().to(torch.int32),
+        pending=simulation.pending,
+        timestep=start.timestep + len(spikes),
+        seed=start.seed,
+        sample_ids=torch.from_numpy(start.sample_ids),
+    )
+    activity = Activity(
+        spikes={p.name: torch.from_numpy(counts.spikes[:, :, i].copy()) for i, p in enumerate(graph.populations)},
+        forward_steps=torch.from_numpy(counts.forward_steps),
+        first_output_step=torch.from_numpy(counts.first_output_step),
+        synaptic_operations=torch.from_numpy(counts.synaptic_operations),
+        neuron_updates=torch.from_numpy(counts.neuron_updates),
+    )
+    out = here[graph.output]
+    records = {name: Record(spikes[:, :, here[name]], potentials[:, :, here[name]]) for name in names}
+    return AsyncRun(spikes[:, :, out], potentials[:, :, out], state, activity, records)
+
+
+def asynchronize(
+    model: nn.Module,
+    *,
+    scheduler: str | Scheduler = "momentum",
+    forward_group_size: int | None = 8,
+    refractory: Refractory | None = None,
+    refractory_dropout: float = 0.0,
+    stop: str | StopRule = "quiescent",
+    leftover: Literal["drop", "carry"] = "drop",
+    input: Literal["prioritized", "queued"] = "prioritized",
+    momentum_noise: float = 0.0,
+    max_forward_steps: int = 100_000,
+    backend: str = "auto",
+    seed: int = 0,
+) -> AsyncNetwork:
+    """Return `model` as a network in which no layer waits for another; parameters are shared, not copied.
+
+    Args:
+        model: an snnTorch or SpikingJelly model that torch.fx can trace, of Flatten, Linear, Dropout, Identity
+            and spiking neurons: an `nn.Sequential` (nested too), a module whose forward is one timestep, or
+            one that loops over a fixed number of equal steps.
+        scheduler: "random", "momentum", "fifo", "layered", or an object with the interface of
+            `snn_async.schedulers.Scheduler` (reference engine only).
+        forward_group_size: F, how many pending spikes are delivered per forward step; None for all.
+        refractory: within a timestep, a neuron that spiked ignores later currents ("discard"), keeps them
+            ("integrate"), or may spike again ("off"). None, the default, is per neuron what keeps the layered
+            limit: "discard" for a hard reset that acts at once (it forgets the timestep's currents anyway),
+            "integrate" for every other reset (it keeps the surplus). So what a neuron carries to the next
+            timestep depends on its currents and on whether it spiked, not on their order. A drop-in layer's
+            own option comes first.
+        refractory_dropout: probability that a spike leaves its neuron able to spike again; in training only.
+        stop: when a timestep ends: "quiescent", "output" (first output spike), "output(k)" (k forward steps
+            later), "after(n)" forward steps, or a rule from `snn_async.stopping`.
+        leftover: what is pending when a timestep ends: "drop" it or "carry" it over.
+        input: "prioritized": a timestep's input is delivered at once in forward step 0; "queued": input events
+            compete for the F places like spikes, with their amplitude for a potential.
+        momentum_noise: with "momentum", adds this times U(0, 1) to the potentials.
+        max_forward_steps: per timestep; exceeding it is an error.
+        backend: "reference", "numba", or "auto" (`net.backend` says which it chose).
+        seed: of the schedule in evaluation; in training it comes from torch's generator.
+
+    Raises:
+        OptionError: for an option out of range or unknown.
+        UnsupportedModelError: for a model, module or parameter that cannot be mapped exactly.
+        UnsupportedByEngineError: if the chosen engine cannot run the graph or an option.
+    """
+    if forward_group_size is not None:
+        checks.check_count("forward_group_size", forward_group_size)
+    checks.check_refractory(refractory, refractory_dropout)
+    checks.check_choice("leftover", leftover, ("drop", "carry"))
+    checks.check_choice("input", input, ("prioritized", "queued"))
+    checks.check_count("max_forward_steps", max_forward_steps)
+    seed = checks.check_seed(seed)
+    order, rule = make_scheduler(scheduler, momentum_noise), make_stop_rule(stop)
+    if isinstance(order, Layered) and leftover == "carry" and not isinstance(rule, Quiescent):
+        raise OptionError(
+            f"leftover='carry' with scheduler='layered' and stop={stop!r}: behind a barrier a spike may have reached "
+            "some targets only; use leftover='drop' or stop='quiescent'"
+        )
+    graph = build_graph(model)
+    neurons = [population.neuron for population in graph.populations]
+    execution = Execution(
+        scheduler=order,
+        forward_group_size=forward_group_size,
+        refractory=tuple(n.refractory or refractory or n.default_refractory for n in neurons),
+        refractory_dropout=tuple(
+            float(refractory_dropout if n.refractory_dropout is None else n.refractory_dropout) for n in neurons
+        ),
+        stop=rule,
+        leftover=leftover,
+        input=input,
+        max_forward_steps=max_forward_steps,
+    )
+    return AsyncNetwork(model, graph, choose_engine(backend, graph, execution), execution, seed)
