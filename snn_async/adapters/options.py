@@ -1,0 +1,43 @@
+"""The asynchronous options that belong to a neuron, as a mixin for drop-in layers."""
+
+from typing import Any
+
+from snn_async.checks import check_refractory
+from snn_async.neurons import Refractory
+
+
+class RefractoryOptions:
+    """Adds `refractory` and `refractory_dropout` to a framework's neuron; its dynamics stay as they are.
+
+    Args:
+        refractory: within a timestep, a neuron that spiked ignores later currents ("discard"), keeps them
+            ("integrate"), or may spike again ("off"); None leaves it to `asynchronize`.
+        refractory_dropout: probability, in training, that a spike leaves its neuron able to spike again; None
+            leaves it to `asynchronize`.
+
+    Raises:
+        OptionError: for another mode, or a probability outside 0..1.
+    """
+
+    refractory: Refractory | None
+    refractory_dropout: float | None
+
+    def __init__(
+        self,
+        *args: Any,
+        refractory: Refractory | None = None,
+        refractory_dropout: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        check_refractory(refractory, refractory_dropout, f"{type(self).__name__}: ")
+        super().__init__(*args, **kwargs)
+        self.refractory = refractory
+        self.refractory_dropout = refractory_dropout
+
+    def extra_repr(self) -> str:
+        own = [super().extra_repr()]  # type: ignore[misc]
+        own += [f"{name}={value!r}" for name, value in self._options().items() if value is not None]
+        return ", ".join(part for part in own if part)
+
+    def _options(self) -> dict[str, Any]:
+        return {"refractory": self.refractory, "refractory_dropout": self.refractory_dropout}

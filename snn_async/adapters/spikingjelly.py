@@ -1,0 +1,185 @@
+"""SpikingJelly neurons as populations: IF, LIF, PLIF and the non-spiking IF and LIF of SpikingJelly 2.0."""
+
+from typing import Any, Literal
+
+import torch
+from spikingjelly.activation_based import layer, neuron
+from torch import Tensor, nn
+
+from snn_async.adapters.libraries import (
+    check_sizes,
+    describe,
+    scalar,
+    supported_base,
+)
+from snn_async.errors import UnsupportedModelError
+from snn_async.neurons import Neuron, NeuronParameters, probe_comparison
+
+SPIKING = (neuron.IFNode, neuron.LIFNode, neuron.ParametricLIFNode)
+READOUTS = (neuron.NonSpikingIFNode, neuron.NonSpikingLIFNode)
+CONTAINERS = (layer.MultiStepContainer, layer.SeqToANNContainer, layer.StepModeContainer)
+_SECOND = "it has a second state beside its potential"
+_ALL_STEPS = "it computes all timesteps at once, without a reset"
+_GRADED = "its output is not spikes of 0 or 1"
+_ONLINE = "it trains online, with a gradient of its own"
+_NOISE = "it adds noise to its potential"
+_RATE = "it represents spike rates, not spikes in time"
+_NONLINEAR = "its charge is not linear in its potential, so it depends on the order of its currents"
+REASONS = {
+    "QIFNode": _NONLINEAR,
+    "EIFNode": _NONLINEAR,
+    "AdaptBaseNode": _SECOND,
+    "IzhikevichNode": _SECOND,
+    "CUBALIFNode": _SECOND,
+    "ComplementaryLIFNode": _SECOND,
+    "RAFNode": _SECOND,
+    "KLIFNode": "it rescales its potential by a learnt factor before firing",
+    "LIAFNode": _GRADED,
+    "GatedLIFNode": "its gates mix several rules, differently in every timestep",
+    "ILIFNode": _GRADED,
+    "TernaryIFNode": _GRADED,
+    "TernaryLIFNode": _GRADED,
+    "STBIFNode": _GRADED,
+    "HalfThresholdIFNode": "it is meant for converted networks",
+    "ActivationAwareIFNode": "it is meant for converted networks, with offsets per channel",
+    "MPBNLIFNode": "it normalizes its potential over the batch, a barrier",
+    "OTTTLIFNode": _ONLINE,
+    "SLTTLIFNode": _ONLINE,
+    "PSN": _ALL_STEPS,
+    "MaskedPSN": _ALL_STEPS,
+    "SlidingPSN": _ALL_STEPS,
+    "DSRIFNode": _RATE,
+    "DSRLIFNode": _RATE,
+    "FewSpikeNode": _RATE,
+    "FlexSN": "its rule is any function, which cannot be read",
+    "NoisyBaseNode": _NOISE,
+    "NoisyNonSpikingBaseNode": _NOISE,
+    "ILCBaseNode": "its populations code one value together",
+    "SimpleIFNode": "it is SpikingJelly's teaching version",
+    "SimpleLIFNode": "it is SpikingJelly's teaching version",
+}
+
+
+def is_neuron(module: nn.Module) -> bool:
+    """Return whether a module of this library is a neuron rather than some other layer."""
+    package = "spikingjelly.activation_based.neuron"
+    return any(cls.__module__.startswith(package) for cls in type(module).__mro__)
+
+
+def is_container(module: nn.Module) -> bool:
+    """Return whether a module of this library only applies its children one after another."""
+    return type(module) in CONTAINERS
+
+
+def container_mode(module: nn.Module) -> Literal["steps", "frames"] | None:
+    """Return how a container treats [T, N, ...]: step by step, as T * N frames, or None for [N, ...]."""
+    if isinstance(module, layer.StepModeContainer) and module.step_mode == "s":
+        return None
+    stateful = isinstance(module, layer.MultiStepContainer) or getattr(module, "stateful", False)
+    return "steps" if stateful else "frames"
+
+
+def is_run_dropout(module: nn.Module) -> bool:
+    """Return whether a module drops the same values in all timesteps of a run."""
+    return type(module) is layer.Dropout
+
+
+def flatten_start(module: Any) -> int | None:
+    """Return the first dimension that a Flatten of this library flattens, None for other modules."""
+    if type(module) is not layer.Flatten or module.end_dim != -1:
+        return None
+    return int(module.start_dim) + (module.step_mode == "m")
+
+
+def step_mode(module: nn.Module) -> str:
+    """Return "s" for a neuron that takes [N, ...], "m" for [T, N, ...]."""
+    return "m" if isinstance(module, neuron.NonSpikingBaseNode) else getattr(module, "step_mode", "s")
+
+
+def returns(module: nn.Module) -> Literal["spikes", "both", "potentials"]:
+    """Return what a call gives: spikes, or potentials."""
+    return "potentials" if isinstance(module, READOUTS) else "spikes"
+
+
+def check_class(path: str, module: nn.Module) -> type:
+    """Return the supported class that `module` is or derives from, or raise UnsupportedModelError."""
+    return supported_base(path, module, SPIKING + READOUTS, REASONS)
+
+
+def make_neuron(path: str, module: nn.Module, size: int) -> Neuron:
+    """Return the neuron model of `module`, a population of `size` neurons.
+
+    Raises:
+        UnsupportedModelError: for a class or parameter that cannot be mapped exactly.
+    """
+    base = check_class(path, module)
+    where = describe(path, module)
+    if base in READOUTS:
+        return _readout(where, module)
+    if module._neuron_precision is not None:
+        raise UnsupportedModelError(
+            f"{where}: its neuron precision {module._neuron_precision} is not supported; convert the "
+            "whole model's dtype instead"
+        )
+    start = module.get_reset_value("v")
+    if not isinstance(start, int | float):
+        raise UnsupportedModelError(f"{where}: its reset value of v is no number ({start!r}); give a float")
+    tau = {} if base is neuron.IFNode else {"w": module.w} if hasattr(module, "w") else {"tau": module.tau}
+    hard = module.v_reset is not None
+    numbers = tau | ({"v_reset": module.v_reset} if hard else {})
+    check_sizes(path, module, size, v_threshold=module.v_threshold, **numbers)
+    surrogate: Any = module.surrogate_function
+    options = vars(module)
+    return Neuron(
+        module=module,
+        read=_read,
+        surrogate=surrogate,
+        inclusive=probe_comparison(surrogate, where),
+        reset="value" if hard else "subtract",
+        reset_value=float(module.v_reset) if hard else 0.0,
+        detach_reset=bool(module.detach_reset),
+        rest=float(start),
+        refractory=options.get("refractory"),
+        refractory_dropout=options.get("refractory_dropout"),
+    )
+
+
+def _read(module: nn.Module) -> NeuronParameters:
+    """h = v - rate (v - v_reset) + x, or rate x with decay_input; the rate of an IFNode is 0."""
+    if isinstance(module, neuron.ParametricLIFNode):
+        rate = module.w.sigmoid()
+    elif isinstance(module, neuron.LIFNode):
+        rate = 1 / scalar(module.tau)
+    else:
+        rate = torch.zeros((), dtype=torch.float64)
+    gain = rate if getattr(module, "decay_input", False) else torch.ones_like(rate).detach()
+    towards = 0.0 if module.v_reset is None else float(module.v_reset)  # type: ignore[arg-type]
+    return NeuronParameters(
+        leak=1 - rate, gain=gain, offset=rate * towards, threshold=scalar(module.v_threshold)
+    )
+
+
+def _readout(where: str, module: nn.Module) -> Neuron:
+    if module.decode is not None:
+        raise UnsupportedModelError(
+            f"{where}: decode={module.decode!r} needs all timesteps at once; set decode=None and decode "
+            "run.potentials yourself"
+        )
+    return Neuron(
+        module=module, read=_read_readout, surrogate=_silent, inclusive=False, reset="none", spiking=False
+    )
+
+
+def _read_readout(module: nn.Module) -> NeuronParameters:
+    rate = scalar(1 / module.tau) if isinstance(module, neuron.NonSpikingLIFNode) else None
+    one, zero = scalar(1.0), scalar(0.0)
+    return NeuronParameters(
+        leak=one if rate is None else 1 - rate,
+        gain=one if rate is None else rate,
+        offset=zero,
+        threshold=torch.full_like(one, torch.inf),
+    )
+
+
+def _silent(u: Tensor) -> Tensor:
+    return torch.zeros_like(u)
