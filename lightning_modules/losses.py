@@ -1,0 +1,33 @@
+"""Losses on output spike trains; snnTorch's own (`snntorch.functional`) have the same call and work too."""
+
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from snn_async.errors import OptionError
+
+
+class RateLoss(nn.Module):
+    """Cross entropy on spike counts summed over time: -log softmax(scale * sum_t s_t)[y], mean over samples.
+
+    Args:
+        scale: the inverse temperature of the softmax, > 0. Counts of a few dozen spikes saturate a softmax:
+            1 / T keeps the logits within 0..1 (soft targets, large counts), 1 takes the counts as they are.
+        label_smoothing: as in `torch.nn.functional.cross_entropy`.
+
+    Raises:
+        OptionError: if `scale` is not positive.
+    """
+
+    def __init__(self, scale: float = 1.0, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        if not 0 < scale < float("inf"):
+            raise OptionError(f"scale={scale} of RateLoss must be positive and finite")
+        self.scale = scale
+        self.label_smoothing = label_smoothing
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of outputs (T, B, classes), spike counts or potentials, for targets (B,)."""
+        return cross_entropy(self.scale * outputs.sum(0), targets, label_smoothing=self.label_smoothing)
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale}, label_smoothing={self.label_smoothing}"

@@ -1,0 +1,108 @@
+"""Network factories that the configurations name, and how any other factory is named."""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from torch import nn
+
+from snn_async.errors import ConfigError
+
+
+def mlp(
+    inputs: int,
+    hidden: Sequence[int] = (64, 64),
+    classes: int = 10,
+    beta: float = 0.9,
+    threshold: float = 1.0,
+    reset_mechanism: Literal["subtract", "zero", "none"] = "subtract",
+    reset_delay: bool = True,
+    bias: bool = False,
+) -> nn.Sequential:
+    """Return Flatten, then Linear and `snntorch.Leaky` for every width in `hidden` and for `classes`.
+
+    Args:
+        inputs: features per timestep (channels x height x width).
+        beta: leak factor per timestep, 0..1.
+        threshold: of every neuron.
+        reset_mechanism, reset_delay: as in `snntorch.Leaky`.
+        bias: whether the Linear layers have one.
+    """
+    import snntorch
+
+    layers: list[nn.Module] = [nn.Flatten()]
+    for fan_in, fan_out in zip([inputs, *hidden], [*hidden, classes], strict=True):
+        neuron = snntorch.Leaky(
+            beta=beta,
+            threshold=threshold,
+            reset_mechanism=reset_mechanism,
+            reset_delay=reset_delay,
+            init_hidden=True,
+        )
+        layers += [nn.Linear(fan_in, fan_out, bias=bias), neuron]
+    return nn.Sequential(*layers)
+
+
+def spikingjelly_mlp(
+    inputs: int,
+    hidden: Sequence[int] = (64, 64),
+    classes: int = 10,
+    tau: float = 2.0,
+    v_threshold: float = 1.0,
+    v_reset: float | None = 0.0,
+    decay_input: bool = False,
+    bias: bool = False,
+) -> nn.Sequential:
+    """Return Flatten, then Linear and SpikingJelly `LIFNode` for every width; see `mlp` and `LIFNode`."""
+    from spikingjelly.activation_based.neuron import LIFNode
+
+    layers: list[nn.Module] = [nn.Flatten()]
+    for fan_in, fan_out in zip([inputs, *hidden], [*hidden, classes], strict=True):
+        neuron = LIFNode(tau=tau, decay_input=decay_input, v_threshold=v_threshold, v_reset=v_reset)
+        layers += [nn.Linear(fan_in, fan_out, bias=bias), neuron]
+    return nn.Sequential(*layers)
+
+
+def find_factory(path: str) -> Callable[..., nn.Module]:
+    """Return the object that `path`, "package.module:factory", names.
+
+    Raises:
+        ConfigError: if the path has another form, or the module or the name is not there.
+    """
+    module, _, name = path.partition(":")
+    if not module or not name:
+        raise ConfigError(
+            f"model={path!r} is no factory; write 'package.module:factory', e.g. 'my_models:make_net'"
+        )
+    try:
+        factory = getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        raise ConfigError(
+            f"model={path!r}: cannot import {module!r} ({error}); the current directory and installed "
+            "packages count"
+        ) from error
+    except AttributeError as error:
+        raise ConfigError(f"model={path!r}: module {module!r} has no {name!r}") from error
+    if not callable(factory):
+        raise ConfigError(
+            f"model={path!r} is a {type(factory).__name__}, not a function or class that makes a model"
+        )
+    return factory  # type: ignore[no-any-return]
+
+
+def make_model(path: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
+    """Call the factory named by `path` with `arguments`.
+
+    Raises:
+        ConfigError: if there is no such factory, it does not take the arguments, or it returns no module.
+    """
+    factory = find_factory(path)
+    try:
+        model = factory(**(arguments or {}))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"model={path!r} with {dict(arguments or {})}: {error}; change model_args"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model={path!r} returned a {type(model).__name__}, not a torch.nn.Module")
+    return model

@@ -1,0 +1,122 @@
+"""SpikingClassifier: resuming, checkpoints of other networks, evaluation independent of batching."""
+
+import pytest
+import pytorch_lightning as pl
+import snntorch.functional as SF
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from tiny_data import TinyEvents, make_net
+
+from lightning_modules.classifier import SpikingClassifier
+from lightning_modules.losses import RateLoss
+from lightning_modules.quiet import QuietLightning
+from snn_async.errors import CheckpointError, OptionError
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    with QuietLightning():
+        yield
+
+
+def classifier(width=8, **options):
+    torch.manual_seed(3)
+    options = {"scheduler": "random", "forward_group_size": 2, "refractory_dropout": 0.5} | options
+    return SpikingClassifier(make_net(width), optimizer=lambda p: torch.optim.Adam(p, lr=0.02), **options)
+
+
+def trainer(folder, epochs, *callbacks):
+    return pl.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        default_root_dir=folder,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=list(callbacks),
+        enable_checkpointing=bool(callbacks),
+    )
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("at_train_end", [False, True])
+def test_resumed_fit_reaches_the_weights_of_an_uninterrupted_one(tmp_path, at_train_end):
+    keep = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, save_on_train_epoch_end=at_train_end)
+    whole = classifier()
+    trainer(tmp_path, 4, keep).fit(whole, TinyEvents())
+    resumed = classifier()
+    torch.manual_seed(99)
+    trainer(tmp_path, 4, keep).fit(resumed, TinyEvents(), ckpt_path=tmp_path / "epoch=1.ckpt")
+    assert torch.equal(weights(whole), weights(resumed))
+
+
+def test_training_continues_after_a_finished_fit(tmp_path):
+    whole = classifier()
+    trainer(tmp_path, 3).fit(whole, TinyEvents())
+    first, short = classifier(), trainer(tmp_path, 1)
+    short.fit(first, TinyEvents())
+    short.save_checkpoint(tmp_path / "a.ckpt")
+    assert not torch.equal(weights(whole), weights(first))
+    second = classifier()
+    torch.manual_seed(99)
+    trainer(tmp_path, 3).fit(second, TinyEvents(), ckpt_path=tmp_path / "a.ckpt")
+    assert torch.equal(weights(whole), weights(second))
+
+
+def test_checkpoint_of_another_architecture_is_refused_before_loading(tmp_path):
+    short = trainer(tmp_path, 1)
+    short.fit(classifier(), TinyEvents())
+    short.save_checkpoint(tmp_path / "a.ckpt")
+    other = classifier(width=5)
+    before = weights(other)
+    with pytest.raises(
+        CheckpointError, match=r"model\.1\.weight has shape \(8, 12\) in it and \(5, 12\) here"
+    ):
+        trainer(tmp_path, 2).fit(other, TinyEvents(), ckpt_path=tmp_path / "a.ckpt")
+    assert torch.equal(before, weights(other))
+
+
+@pytest.mark.parametrize("with_ids", [True, False])
+def test_evaluation_does_not_depend_on_batching(tmp_path, with_ids):
+    model, results = classifier(), []
+    for batch_size in (48, 7):
+        results.append(
+            trainer(tmp_path, 1).test(model, TinyEvents(batch_size, with_ids=with_ids), verbose=False)[0]
+        )
+    assert set(results[0]) == {"test_loss", "test_accuracy", "test_spikes", "test_forward_steps"}
+    assert results[0] == pytest.approx(results[1], rel=1e-5)
+
+
+def test_prediction_returns_class_counts_and_steps(tmp_path):
+    batch = trainer(tmp_path, 1).predict(classifier(), TinyEvents(48))[0]
+    assert batch["counts"].shape == (48, 3) and torch.equal(batch["counts"].argmax(1), batch["class"])
+    assert batch["sample_id"].tolist() == list(range(48)) and (batch["forward_steps"] >= 4).all()
+
+
+@pytest.mark.parametrize("loss", [SF.ce_rate_loss(), SF.mse_count_loss(), RateLoss(0.5)])
+def test_losses_and_execution_options(tmp_path, loss):
+    model = classifier(loss=loss, execution="layered", spike_penalty=1e-3, lr_scheduler=halve)
+    fit = trainer(tmp_path, 2)
+    fit.fit(model, TinyEvents())
+    assert fit.callback_metrics["train_forward_steps"] <= 2  # two populations, one barrier each
+    assert fit.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.005)
+
+
+def halve(optimizer):
+    return torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+
+
+def test_rate_loss_is_cross_entropy_of_counts():
+    counts = torch.tensor([[[2.0, 0.0]], [[1.0, 1.0]]])  # T = 2, B = 1: totals 3 and 1
+    assert RateLoss(0.5)(counts, torch.tensor([0])).item() == pytest.approx(0.3133, abs=1e-4)  # log(1 + e^-1)
+
+
+def test_bad_options_are_refused():
+    for options in ({"execution": "sync"}, {"spike_penalty": -1.0}, {"forward_group_size": 0}):
+        with pytest.raises(OptionError):
+            classifier(**options)
+    with pytest.raises(OptionError, match="scale"):
+        RateLoss(0)
