@@ -27,7 +27,7 @@ def fold(model: nn.Module, traced: Interpretation) -> Graph:
         )
     step = _single_step(traced)
     modules = dict(model.named_modules())
-    _check_used_once(step)
+    _check_used_once(step, traced.multi_step)
     populations, projections = [], []
     for name, signal in step.items():
         layers = tuple(modules[path] for path in signal.layers)
@@ -88,7 +88,7 @@ def _describe(signal: Signal) -> str:
     return f"{name}{''.join(f'[{p}]' for p in path)} through {layers}"
 
 
-def _check_used_once(step: dict[str, Signal]) -> None:
+def _check_used_once(step: dict[str, Signal], multi_step: bool) -> None:
     layers = Counter(path for signal in step.values() for path in signal.layers)
     shared = [path for path, count in layers.items() if count > 1]
     masks = Counter(
@@ -105,7 +105,7 @@ def _check_used_once(step: dict[str, Signal]) -> None:
             f"forward has several inputs that feed currents: {sorted(inputs)}; pass one input tensor"
         )
     for source in inputs.values():
-        if source.path not in ((), (0,)):
+        if source.path not in (((),) if multi_step else ((), (0,))):
             raise UnsupportedModelError(
                 f"step 0 reads {source.name}{list(source.path)}; index the input (T, B, ...) once, "
                 "as x[step] from 0 on"

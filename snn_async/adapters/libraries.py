@@ -45,7 +45,8 @@ def check_module(path: str, module: nn.Module) -> None:
         if getattr(module, hooks, None):
             raise UnsupportedModelError(
                 f"{describe(path, module)} has {hooks.strip('_').replace('_', ' ')}, which asynchronous "
-                "execution would not call; remove them before asynchronize"
+                "execution would not call; remove them before asynchronize "
+                "(weight or spectral norm: use torch.nn.utils.parametrizations)"
             )
 
 

@@ -36,8 +36,17 @@ class RefractoryOptions:
 
     def extra_repr(self) -> str:
         own = [super().extra_repr()]  # type: ignore[misc]
-        own += [f"{name}={value!r}" for name, value in self._options().items() if value is not None]
+        own += [f"{name}={value!r}" for name, value in options_of(self).items() if value is not None]
         return ", ".join(part for part in own if part)
 
-    def _options(self) -> dict[str, Any]:
-        return {"refractory": self.refractory, "refractory_dropout": self.refractory_dropout}
+
+def options_of(module: Any) -> dict[str, Any]:
+    """Return `refractory` and `refractory_dropout` of a drop-in layer, nothing for any other module.
+
+    Raises:
+        OptionError: for values, set since construction, that are out of range.
+    """
+    if not isinstance(module, RefractoryOptions):
+        return {}
+    check_refractory(module.refractory, module.refractory_dropout, f"{type(module).__name__}: ")
+    return {"refractory": module.refractory, "refractory_dropout": module.refractory_dropout}

@@ -13,6 +13,7 @@ from snn_async.adapters.libraries import (
     scalar,
     supported_base,
 )
+from snn_async.adapters.options import options_of
 from snn_async.errors import UnsupportedModelError
 from snn_async.neurons import Neuron, NeuronParameters, probe_comparison
 
@@ -97,7 +98,6 @@ def make_neuron(path: str, module: nn.Module, size: int) -> Neuron:
             "snnTorch double the potential after a reset; use a threshold of at least 0 or reset_delay=True"
         )
     surrogate: Callable[[torch.Tensor], torch.Tensor] = module.spike_grad  # type: ignore[assignment]
-    options: dict[str, Any] = vars(module)
     return Neuron(
         module=module,
         read=read,
@@ -107,8 +107,7 @@ def make_neuron(path: str, module: nn.Module, size: int) -> Neuron:
         delayed_reset=delayed and reset != "none",
         swallow_input=base is snntorch.Lapicque and reset == "value",
         retest_residual=reset == "subtract" and not delayed,
-        refractory=options.get("refractory"),
-        refractory_dropout=options.get("refractory_dropout"),
+        **options_of(module),
     )
 
 

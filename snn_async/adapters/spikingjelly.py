@@ -12,12 +12,14 @@ from snn_async.adapters.libraries import (
     scalar,
     supported_base,
 )
+from snn_async.adapters.options import options_of
 from snn_async.errors import UnsupportedModelError
 from snn_async.neurons import Neuron, NeuronParameters, probe_comparison
 
 SPIKING = (neuron.IFNode, neuron.LIFNode, neuron.ParametricLIFNode)
 READOUTS = (neuron.NonSpikingIFNode, neuron.NonSpikingLIFNode)
 CONTAINERS = (layer.MultiStepContainer, layer.SeqToANNContainer, layer.StepModeContainer)
+_UNREACHED = 1e30  # a readout's threshold; finite, so that 0 * threshold stays 0
 _SECOND = "it has a second state beside its potential"
 _ALL_STEPS = "it computes all timesteps at once, without a reset"
 _GRADED = "its output is not spikes of 0 or 1"
@@ -129,7 +131,6 @@ def make_neuron(path: str, module: nn.Module, size: int) -> Neuron:
     numbers = tau | ({"v_reset": module.v_reset} if hard else {})
     check_sizes(path, module, size, v_threshold=module.v_threshold, **numbers)
     surrogate: Any = module.surrogate_function
-    options = vars(module)
     return Neuron(
         module=module,
         read=_read,
@@ -139,8 +140,7 @@ def make_neuron(path: str, module: nn.Module, size: int) -> Neuron:
         reset_value=float(module.v_reset) if hard else 0.0,
         detach_reset=bool(module.detach_reset),
         rest=float(start),
-        refractory=options.get("refractory"),
-        refractory_dropout=options.get("refractory_dropout"),
+        **options_of(module),
     )
 
 
@@ -177,7 +177,7 @@ def _read_readout(module: nn.Module) -> NeuronParameters:
         leak=one if rate is None else 1 - rate,
         gain=one if rate is None else rate,
         offset=zero,
-        threshold=torch.full_like(one, torch.inf),
+        threshold=scalar(_UNREACHED),
     )
 
 

@@ -12,6 +12,7 @@ from torch import fx, nn
 from snn_async.adapters.libraries import adapter_of, describe
 from snn_async.errors import UnsupportedModelError
 
+_WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
 _LIBRARIES = {"torch", "snntorch", "spikingjelly", "snn_async"}
 
 
@@ -38,6 +39,12 @@ class Tracer(fx.Tracer):
         finally:
             self.container = outside
 
+    def proxy(self, node: fx.Node) -> Any:
+        """An option of forward, such as num_steps=25, keeps its default, so that it can fix a loop."""
+        if node.op == "placeholder" and node.args and isinstance(node.args[0], bool | int | float | str):
+            return node.args[0]
+        return super().proxy(node)
+
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
         node.meta["line"] = _line_of(sys._getframe(1))
@@ -53,6 +60,11 @@ def trace(model: nn.Module) -> fx.Graph:
         UnsupportedModelError: for a forward that torch.fx cannot follow, naming its line.
     """
     tracer, root = Tracer(), model
+    wrapped = _WRAPPERS.get(type(model).__name__)
+    if wrapped is not None:
+        raise UnsupportedModelError(
+            f"the model is a {type(model).__name__}; pass the model in it, .{wrapped}"
+        )
     if tracer.is_leaf_module(model, ""):
         raise UnsupportedModelError(
             f"the model is a single {type(model).__name__}; pass a model with a Linear before every neuron, "

@@ -1,0 +1,381 @@
+"""Source models as graphs: neurons keep the framework's rules, structures are read, all else is refused."""
+
+import subprocess
+import sys
+import warnings
+
+import pytest
+import snntorch as snn
+import torch
+from snntorch import surrogate
+from spikingjelly.activation_based import functional, layer, neuron
+from torch import nn
+
+from snn_async.adapters import build_graph
+from snn_async.errors import UnsupportedModelError
+from snn_async.neurons import Neuron
+
+SIZE = 5
+SHARED = nn.Linear(8, 4)
+
+
+def leaky(**options):
+    return snn.Leaky(**({"beta": 0.9, "init_hidden": True} | options))
+
+
+def one_layer(module):
+    return nn.Sequential(nn.Linear(3, SIZE), module)
+
+
+def as_documented(neuron: Neuron, currents: torch.Tensor) -> torch.Tensor:
+    """Spikes of (T, N) currents by the rules in neurons.py, a layered run."""
+    leak, gain, offset, threshold = (p.detach().double() for p in neuron.parameters())
+    fires = torch.ge if neuron.inclusive else torch.gt
+    v, last, spikes = torch.full_like(currents[0], neuron.rest), torch.zeros_like(currents[0]), []
+    for current in currents:
+        before = last if neuron.delayed_reset else torch.zeros_like(last)
+        base = leak * torch.where((before > 0) & (neuron.reset == "value"), neuron.reset_value, v) + offset
+        base = base - before * threshold * (neuron.reset == "subtract")
+        u = base + gain * current * (1 - before * neuron.swallow_input)
+        retested = fires(v, threshold) * threshold * neuron.retest_residual
+        s = (fires(u - retested, threshold) & torch.tensor(neuron.spiking)).double()
+        now = s * (not neuron.delayed_reset)
+        v = torch.where((now > 0) & (neuron.reset == "value"), neuron.reset_value, u)
+        v = v - now * threshold * (neuron.reset == "subtract")
+        last = s
+        spikes.append(s if neuron.spiking else v)
+    return torch.stack(spikes)
+
+
+RESETS = ("subtract", "zero", "none")
+SNNTORCH = [
+    *(leaky(reset_mechanism=r, reset_delay=d, threshold=0.4) for r in RESETS for d in (True, False)),
+    leaky(beta=torch.linspace(0.2, 1.3, SIZE), threshold=torch.linspace(0.2, 2, SIZE), learn_beta=True),
+    leaky(learn_threshold=True, surrogate_disable=True),
+    leaky(init_hidden=False, spike_grad=surrogate.fast_sigmoid()),
+    *(snn.Lapicque(beta=0.8, reset_mechanism=r, threshold=0.7, init_hidden=True) for r in RESETS),
+    snn.Lapicque(R=2.0, C=1.5, time_step=0.5, init_hidden=True, output=True),
+]
+SPIKINGJELLY = [
+    neuron.IFNode(),
+    neuron.IFNode(v_reset=None, detach_reset=True),
+    *(neuron.LIFNode(3.0, decay_input=d, v_reset=r) for d in (True, False) for r in (0.0, 0.3, -0.7, None)),
+    *(neuron.ParametricLIFNode(1.5, d, v_reset=r) for d in (True, False) for r in (0.2, None)),
+    neuron.NonSpikingIFNode(),
+    neuron.NonSpikingLIFNode(4.0),
+]
+
+
+@pytest.mark.parametrize("module", SNNTORCH + SPIKINGJELLY, ids=lambda module: type(module).__name__)
+def test_mapped_neuron_spikes_like_the_framework(module):
+    """200 steps, so that leftovers above threshold, inhibition and resets all occur."""
+    currents = torch.randn(200, SIZE, generator=torch.Generator().manual_seed(0)).double() + 0.6
+    population = build_graph(one_layer(module)).populations[0]
+    ours = as_documented(population.neuron, currents)
+    if isinstance(module, neuron.base_node.NonSpikingBaseNode):
+        theirs = torch.stack(module(currents))
+    else:
+        outputs = [module(current[None]) for current in currents]
+        theirs = torch.cat([out[0] if isinstance(out, tuple) else out for out in outputs])
+    torch.testing.assert_close(ours, theirs.detach().double(), rtol=1e-6, atol=1e-6)
+    assert 0 < ours.count_nonzero() < ours.numel() or not population.neuron.spiking
+
+
+def test_parameters_are_live_and_differentiable():
+    module = leaky(beta=1.5, learn_beta=True, learn_threshold=True)
+    read = build_graph(one_layer(module)).populations[0].neuron.parameters
+    assert read().leak == 1.0  # clamped
+    with torch.no_grad():
+        module.beta.fill_(0.5)
+    read().leak.backward()
+    assert read().leak == 0.5 and module.beta.grad == 1.0
+    plif = neuron.ParametricLIFNode(2.0, v_reset=0.4)
+    parameters = build_graph(one_layer(plif)).populations[0].neuron.parameters()
+    assert [float(p.detach()) for p in parameters] == pytest.approx([0.5, 0.5, 0.2, 1.0])
+    sum(parameters[:3]).backward()
+    assert plif.w.grad == pytest.approx(0.25 * 0.4)
+
+
+def test_nested_sequential():
+    model = nn.Sequential(
+        nn.Flatten(),
+        nn.Dropout(0.1),
+        nn.Linear(8, 6),
+        nn.Sequential(leaky(), nn.Identity(), nn.Dropout(0.2)),
+        nn.Linear(6, 3, bias=False),
+        nn.Linear(3, 4),
+        nn.Dropout(0.3),
+        leaky(output=True),
+    )
+    graph = build_graph(model)
+    assert [(p.name, p.size) for p in graph.populations] == [("3.0", 6), ("7", 4)] and graph.output == "7"
+    first, second = graph.projections
+    assert graph.flatten and first.layers == (model[2],) and second.layers == (model[4], model[5])
+    assert [d.rate for p in (first, second) for d in (*p.source_dropout, *p.target_dropout)] == [
+        0.1,
+        0.2,
+        0.3,
+    ]
+    torch.testing.assert_close(second.weight(), model[5].weight @ model[4].weight)
+
+
+class Net(nn.Module):
+    """A model whose forward is given as a function."""
+
+    def __init__(self, forward, **modules):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(8, 6), nn.Linear(6, 4)
+        self.lif1, self.lif2 = snn.Leaky(beta=0.9), snn.Leaky(beta=0.8)
+        for name, module in modules.items():
+            self.add_module(name, module)
+        self.seen = []
+        self.body = forward
+
+    def forward(self, x, mem1=None, mem2=None, steps=4):
+        self.steps = steps
+        return self.body(self, x, mem1, mem2)
+
+
+def explicit(net, x, mem1, mem2):
+    spk1, mem1 = net.lif1(net.fc1(x.view(x.size(0), -1)), mem1)
+    spk2, mem2 = net.lif2(net.fc2(spk1), mem=mem2)
+    return spk2, (mem1, mem2)
+
+
+def started_inside(net, x, *_):
+    return explicit(net, x, net.lif1.reset_mem(), net.lif2.init_leaky())
+
+
+def tutorial(net, x, *_):
+    mem1, mem2 = net.lif1.reset_mem(), net.lif2.reset_mem()
+    spikes, potentials = [], []
+    for step in range(net.steps):
+        spk1, mem1 = net.lif1(net.fc1(x[step].flatten(1)), mem1)
+        spk2, mem2 = net.lif2(net.fc2(spk1), mem2)
+        spikes.append(spk2)
+        potentials.append(mem2)
+        net.seen.append(spk1)
+    return torch.stack(spikes, dim=0), torch.stack(potentials)
+
+
+def static_input(net, x, *_):
+    mem1, mem2, current = net.lif1.reset_mem(), None, net.fc1(torch.flatten(x, 1))
+    for _ in range(3):
+        spk1, mem1 = net.lif1(current, mem1)
+        spk2, mem2 = net.lif2(net.fc2(spk1), mem2)
+    return mem2
+
+
+@pytest.mark.parametrize("forward", [explicit, started_inside, tutorial, static_input])
+def test_forms_of_forward_give_one_graph_and_leave_the_model_alone(forward):
+    net = Net(forward)
+    net.lif1.mem = mem = torch.ones(2, 6)
+    net.steps = 1
+    before, buffers = dict(vars(net)), dict(net.named_buffers())
+    graph = build_graph(net)
+    assert graph.flatten and graph.output == "lif2"
+    assert [(p.source, p.target, p.layers) for p in graph.projections] == [
+        ("input", "lif1", (net.fc1,)),
+        ("lif1", "lif2", (net.fc2,)),
+    ]
+    assert vars(net) == before and net.seen == [] and net.lif1.mem is mem
+    assert all(value is buffers[name] for name, value in net.named_buffers())
+
+
+@pytest.mark.parametrize("mode", ["s", "m"])
+def test_spikingjelly_in_both_step_modes(mode):
+    model = nn.Sequential(
+        layer.Flatten(),
+        layer.Linear(8, 6),
+        neuron.LIFNode(),
+        layer.Dropout(0.4),
+        layer.Linear(6, 4),
+        neuron.IFNode(),
+    )
+    functional.set_step_mode(model, mode)
+    graph = build_graph(model)
+    assert graph.flatten and graph.projections[1].source_dropout[0].per_run
+    assert [p.name for p in graph.populations] == ["2", "5"]
+
+
+def test_spikingjelly_containers():
+    model = nn.Sequential(
+        layer.SeqToANNContainer(nn.Flatten(), nn.Linear(8, 6)),
+        neuron.LIFNode(step_mode="m"),
+        layer.MultiStepContainer(nn.Linear(6, 4), neuron.IFNode()),
+    )
+    assert [p.name for p in build_graph(model).populations] == ["1", "2.1"]
+    assert build_graph(layer.MultiStepContainer(nn.Linear(6, 4), neuron.IFNode())).output == "1"
+
+
+def test_importing_the_library_imports_no_framework():
+    code = "import sys, snn_async; print([m for m in ('snntorch', 'spikingjelly') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+def hooked():
+    model = one_layer(leaky())
+    model[0].register_forward_hook(lambda *_: None)
+    return model
+
+
+def replaced_reset():
+    module = leaky()
+    module.reset_mechanism = "zero"
+    return one_layer(module)
+
+
+def inhibited():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return one_layer(leaky(inhibition=True))
+
+
+def imprecise():
+    module = neuron.IFNode()
+    module._neuron_precision = ("fp16", "fp32", "fp32")
+    return one_layer(module)
+
+
+class OwnFire(snn.Leaky):
+    def fire(self, mem):
+        return super().fire(mem)
+
+
+def by_data(net, x, *_):
+    for step in range(x.size(0)):
+        spk, _ = net.lif1(net.fc1(x[step]))
+    return spk
+
+
+def branch(net, x, *_):
+    return net.lif1(net.fc1(x)) if x.sum() > 0 else None
+
+
+def restarted(net, x, *_):
+    spikes = [net.lif1(net.fc1(x[step]), net.lif1.reset_mem())[0] for step in range(3)]
+    return torch.stack(spikes)
+
+
+def used_twice(net, x, *_):
+    spk, mem = net.lif1(net.fc1(x))
+    return net.lif1(net.fc2(spk), mem)
+
+
+def delayed(net, x, *_):
+    spk1, mem1 = net.lif1(net.fc1(x[0]))
+    spk2, mem2 = net.lif2(net.fc2(spk1))
+    spk1b, _ = net.lif1(net.fc1(x[1]), mem1)
+    return net.lif2(net.fc2(spk1), mem2)
+
+
+def two_outputs(net, x, *_):
+    return net.lif1(net.fc1(x)), net.lif2(net.fc2(x))
+
+
+def batch_first(net, x, *_):
+    spk, mem = net.lif1(net.fc1(x[:, 0]))
+    return torch.stack([spk, net.lif1(net.fc1(x[:, 1]), mem)[0]])
+
+
+def summed(net, x, *_):
+    spk1, _ = net.lif1(net.fc1(x))
+    return net.lif2(net.fc2(spk1) + 1)
+
+
+def partly(net, x, *_):
+    spk, mem = net.lif1(net.fc1(x[0]))
+    return torch.stack([net.lif1(net.fc1(x[1]), mem)[0]])
+
+
+def shared_state(net, x, mem1, _):
+    spk1, _ = net.lif1(net.fc1(x), mem1)
+    return net.lif2(net.fc2(spk1), mem1)
+
+
+def skipping(net, x, *_):
+    spk, mem = net.lif1(net.fc1(x[0]))
+    return net.lif1(net.fc1(x[2]), mem)
+
+
+def mixed_modes():
+    return nn.Sequential(nn.Linear(3, 3), neuron.IFNode(), nn.Linear(3, 3), neuron.IFNode(step_mode="m"))
+
+
+REFUSED = {
+    "not a module": (lambda: print, "pass a torch.nn.Module"),
+    "single neuron": (leaky, "single Leaky"),
+    "wrapped": (lambda: nn.DataParallel(one_layer(leaky())), r"pass the model in it, \.module"),
+    "conv": (lambda: nn.Sequential(nn.Conv2d(1, 2, 3), leaky()), r"'0' \(torch.*Conv2d.*fully connected"),
+    "batch norm": (lambda: nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), leaky()), r"'1'.*fold it"),
+    "trailing linear": (
+        lambda: nn.Sequential(*one_layer(leaky()), nn.Linear(5, 2)),
+        "current of '2': no neuron",
+    ),
+    "no neuron": (lambda: nn.Sequential(nn.Linear(3, 2)), "no spiking neuron"),
+    "neuron on input": (lambda: nn.Sequential(nn.Flatten(), leaky()), r"'1'.*the input without a Linear"),
+    "neuron on neuron": (
+        lambda: nn.Sequential(*one_layer(leaky()), leaky()),
+        r"'2'.*neuron '1' without a Linear",
+    ),
+    "pair": (lambda: nn.Sequential(*one_layer(snn.Leaky(0.9)), nn.Linear(5, 2), leaky()), "init_hidden=True"),
+    "dropout between linears": (
+        lambda: nn.Sequential(nn.Linear(3, 3), nn.Dropout(), nn.Linear(3, 3), leaky()),
+        r"'2'.*between two Linears",
+    ),
+    "features": (
+        lambda: nn.Sequential(nn.Linear(3, 4), nn.Linear(3, 2), leaky()),
+        "takes 3 features, but gets 4",
+    ),
+    "flatten time": (lambda: nn.Sequential(nn.Flatten(2), *one_layer(leaky())), "begin at 1"),
+    "flatten samples": (
+        lambda: nn.Sequential(nn.Flatten(), *one_layer(neuron.IFNode(step_mode="m"))),
+        r"'0'.*begin at 2",
+    ),
+    "lazy": (lambda: nn.Sequential(nn.LazyLinear(5), leaky()), "run one batch"),
+    "hooks": (hooked, r"'0'.*forward hooks"),
+    "loop over data": (lambda: Net(by_data), r"test_adapters.py:\d+.*pass the single step"),
+    "branch on data": (lambda: Net(branch), r"test_adapters.py:\d+.*pass the single step"),
+    "restarted": (lambda: Net(restarted), "'lif1'.*steps differ.*does not continue"),
+    "used twice": (lambda: Net(used_twice), "'lif1'.*used twice in one step"),
+    "delayed": (lambda: Net(delayed), "'lif2'.*steps differ"),
+    "two outputs": (lambda: Net(two_outputs, fc2=nn.Linear(8, 4)), r"2 outputs, \['lif1', 'lif2'\]"),
+    "shared": (lambda: Net(two_outputs, fc2=SHARED, fc1=SHARED), "'fc1' is used twice"),
+    "batch first": (lambda: Net(batch_first), r"only x\[step\]"),
+    "sum": (lambda: Net(summed), r"function 'add'.*Net\) at .*test_adapters.py:\d+"),
+    "some steps": (lambda: Net(partly), "every step in order"),
+    "shared state": (lambda: Net(shared_state), "state 'mem1' is also passed to 'lif1'"),
+    "skipped frame": (lambda: Net(skipping), "steps differ"),
+    "mixed modes": (mixed_modes, "disagree on the step mode"),
+    "inhibition": (inhibited, "inhibition=True"),
+    "quantized": (lambda: one_layer(leaky(state_quant=lambda x: x)), "state_quant"),
+    "graded": (lambda: one_layer(leaky(graded_spikes_factor=2.0)), "graded_spikes_factor=2.0"),
+    "negative threshold": (
+        lambda: one_layer(leaky(threshold=-0.5, reset_mechanism="zero", reset_delay=False)),
+        "threshold -0.5",
+    ),
+    "changed reset": (replaced_reset, "reset_mechanism became 'zero'"),
+    "own fire": (lambda: one_layer(OwnFire(0.9)), "replaces fire of Leaky"),
+    "recurrent": (lambda: one_layer(snn.RLeaky(0.9, linear_features=5)), "RLeaky.*back to itself"),
+    "second state": (lambda: one_layer(snn.Synaptic(0.9, 0.8)), "Synaptic.*second state"),
+    "learnt Lapicque": (lambda: one_layer(snn.Lapicque(beta=0.9, learn_beta=True)), "learn_beta=True"),
+    "beta's shape": (
+        lambda: one_layer(leaky(beta=torch.rand(4))),
+        r"'1'.*beta has shape \(4,\).*5 neurons",
+    ),
+    "unspiking surrogate": (
+        lambda: one_layer(neuron.IFNode(surrogate_function=torch.sigmoid)),
+        "binary spikes",
+    ),
+    "precision": (imprecise, "precision"),
+    "decode": (lambda: one_layer(neuron.NonSpikingIFNode(decode="max-mem")), "decode='max-mem'"),
+    "nonlinear": (lambda: one_layer(neuron.QIFNode()), "QIFNode.*not linear"),
+    "activation": (lambda: one_layer(neuron.LIAFNode(torch.tanh, False)), "LIAFNode.*not spikes"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_by_name_with_the_reason(case):
+    make, message = REFUSED[case]
+    with pytest.raises(UnsupportedModelError, match=message):
+        build_graph(make())
