@@ -63,12 +63,11 @@ def _rest(graph: Graph, x: Tensor) -> Tensor:
 def _check_thresholds(graph: Graph, threshold: Tensor) -> None:
     for population in graph.populations:
         neuron = population.neuron
-        here = threshold[graph.slices[population.name]]
-        if neuron.reset == "value" and not neuron.delayed_reset and neuron.spiking and not neuron.inclusive:
-            lowest = float(here.detach().min())
-            if lowest < neuron.reset_value:
+        if neuron.retest_residual and neuron.reset == "value":
+            lowest = float(threshold[graph.slices[population.name]].detach().min())
+            if lowest < neuron.reset_value or (neuron.inclusive and lowest == neuron.reset_value):
                 raise UnsupportedModelError(
-                    f"{population.name!r}: threshold {lowest} lies below the reset value {neuron.reset_value}, "
+                    f"{population.name!r}: threshold {lowest} is crossed at the reset value {neuron.reset_value}, "
                     "where snnTorch's reset_delay=False doubles the potential; use reset_delay=True"
                 )
 

@@ -106,7 +106,7 @@ def make_neuron(path: str, module: nn.Module, size: int) -> Neuron:
         reset=reset,
         delayed_reset=delayed and reset != "none",
         swallow_input=base is snntorch.Lapicque and reset == "value",
-        retest_residual=reset == "subtract" and not delayed,
+        retest_residual=reset != "none" and not delayed,
         **options_of(module),
     )
 

@@ -124,18 +124,25 @@ class Work(NamedTuple):
     turn: Any
     turn_step: Any
     reached: Any
-    priority: Any
-    heap: Any
+    found: Any
     now: Any
 
 
 class Events(NamedTuple):
-    """Growable storage of one chunk: `ints` columns are source, step, timestep, delivered timestep and step."""
+    """Growable storage of one chunk, all of one length.
+
+    `ints` columns are source, step, timestep, delivered timestep and step; `pending` and `deliveries` name its
+    rows, `priority` and `heap` order places in `pending`, `sources` and `amplitudes` are the group under way.
+    """
 
     ints: Any
     floats: Any
     pending: Any
     deliveries: Any
+    priority: Any
+    heap: Any
+    sources: Any
+    amplitudes: Any
 
 
 SOURCE, STEP, TIMESTEP, DELIVERED_TIMESTEP, DELIVERED_STEP = range(5)
@@ -149,10 +156,13 @@ _S27, _S30, _S31, _S11 = np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(
 _ONE = np.uint64(1)
 _ORDER, _DROPOUT = keys.ORDER, keys.REFRACTORY_DROPOUT
 
+# Loops over neurons live in functions of plain arrays, which LLVM vectorizes; what passes the tuples above
+# around is inlined, because passing them costs more than most of these functions do.
 compiled = njit(cache=True, nogil=True, error_model="numpy")
+inlined = njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 
 
-@compiled
+@inlined
 def mix(state, value):  # type: ignore[no-untyped-def]
     z = state + _GOLDEN * (np.uint64(value) + _ONE)
     z = (z ^ (z >> _S30)) * _MUL1
@@ -160,7 +170,7 @@ def mix(state, value):  # type: ignore[no-untyped-def]
     return z ^ (z >> _S31)
 
 
-@compiled
+@inlined
 def step_state(rules, tensors, work, purpose):  # type: ignore[no-untyped-def]
     state = mix(np.uint64(0), rules.seed)
     state = mix(state, tensors.sample_ids[work.now[B]])
@@ -169,12 +179,45 @@ def step_state(rules, tensors, work, purpose):  # type: ignore[no-untyped-def]
     return mix(state, work.now[NEXT_STEP])
 
 
-@compiled
+@inlined
 def uniform(state, source):  # type: ignore[no-untyped-def]
     return float(mix(state, source) >> _S11) * 2.0**-53
 
 
 @compiled
+def leak_step(u, v, leak, offset):  # type: ignore[no-untyped-def]
+    for i in range(len(u)):
+        u[i] = leak[i] * v[i] + offset[i]
+
+
+@compiled
+def delayed_subtract(u, fired, threshold):  # type: ignore[no-untyped-def]
+    for i in range(len(u)):
+        u[i] -= fired[i] * threshold[i]
+
+
+@compiled
+def set_where_fired(u, fired, value):  # type: ignore[no-untyped-def]
+    for i in range(len(u)):
+        if fired[i] > 0:
+            u[i] = value
+
+
+@compiled
+def swallow(held, ignoring, fired, value):  # type: ignore[no-untyped-def]
+    for i in range(len(held)):
+        ignoring[i] = fired[i] > 0
+        held[i] = value
+
+
+@compiled
+def retest(u, residual, v, compare, threshold):  # type: ignore[no-untyped-def]
+    for i in range(len(u)):
+        residual[i] = threshold[i] if v[i] > compare[i] else 0
+        u[i] -= residual[i]
+
+
+@inlined
 def begin(net, tensors, work, v, fired):  # type: ignore[no-untyped-def]
     """Leak and delayed reset, in the framework's own order; nobody is refractory."""
     work.compare[:] = tensors.compare
@@ -185,26 +228,24 @@ def begin(net, tensors, work, v, fired):  # type: ignore[no-untyped-def]
     work.last_evaluation[:] = -1
     work.turn_step[:] = -1
     for p in range(len(net.turn)):
-        work.able[p] = net.start[p + 1] - net.start[p]
-        delayed, reset, value = net.delayed[p], net.reset[p], net.reset_value[p]
-        for i in range(net.start[p], net.start[p + 1]):
-            before = v[i]
-            if delayed and reset == VALUE and fired[i] > 0:
-                before = value
-            base = tensors.leak[i] * before + tensors.offset[i]
-            if delayed and reset == SUBTRACT:
-                base -= fired[i] * tensors.threshold[i]
-            if net.swallow[p] and fired[i] > 0:
-                base = value
-                work.ignoring[i] = True
-                work.held[i] = value
-            if net.retest[p] and v[i] > tensors.compare[i]:
-                work.residual[i] = tensors.threshold[i]
-                base -= tensors.threshold[i]
-            work.u[i] = base
+        a, z = net.start[p], net.start[p + 1]
+        work.able[p] = z - a
+        value = v.dtype.type(net.reset_value[p])
+        if net.retest[p]:
+            leak_step(work.u[a:z], v[a:z], tensors.leak[a:z], tensors.offset[a:z])
+            retest(work.u[a:z], work.residual[a:z], v[a:z], tensors.compare[a:z], tensors.threshold[a:z])
+            continue
+        if net.delayed[p] and net.reset[p] == VALUE:
+            set_where_fired(v[a:z], fired[a:z], value)
+        leak_step(work.u[a:z], v[a:z], tensors.leak[a:z], tensors.offset[a:z])
+        if net.delayed[p] and net.reset[p] == SUBTRACT:
+            delayed_subtract(work.u[a:z], fired[a:z], tensors.threshold[a:z])
+        if net.swallow[p]:
+            set_where_fired(work.u[a:z], fired[a:z], value)
+            swallow(work.held[a:z], work.ignoring[a:z], fired[a:z], value)
 
 
-@compiled
+@inlined
 def emit(net, work, events, source, amplitude, potential, waits):  # type: ignore[no-untyped-def]
     row = work.now[EVENTS]
     events.ints[row, SOURCE] = source
@@ -220,7 +261,7 @@ def emit(net, work, events, source, amplitude, potential, waits):  # type: ignor
         work.now[PENDING] += 1
 
 
-@compiled
+@inlined
 def spike(net, rules, tensors, work, events, p, i):  # type: ignore[no-untyped-def]
     emit(net, work, events, net.inputs + i, 1.0, work.u[i], net.has_out[p])
     step = work.now[NEXT_STEP]
@@ -246,6 +287,86 @@ def spike(net, rules, tensors, work, events, p, i):  # type: ignore[no-untyped-d
 
 
 @compiled
+def firing(u, compare, found):  # type: ignore[no-untyped-def]
+    count = 0
+    for i in range(len(u)):
+        if u[i] > compare[i]:
+            found[count] = i
+            count += 1
+    return count
+
+
+@compiled
+def restore(u, held, ignoring):  # type: ignore[no-untyped-def]
+    for i in range(len(u)):
+        if ignoring[i]:
+            u[i] = held[i]
+
+
+@compiled
+def add(u, row, scale):  # type: ignore[no-untyped-def]
+    if len(scale) > 0:
+        for i in range(len(u)):
+            u[i] += row[i] * scale[i]
+    else:
+        for i in range(len(u)):
+            u[i] += row[i]
+
+
+@compiled
+def add_events(u, weights, sources, amplitudes, count, first_source, source_scale, target_scale):  # type: ignore[no-untyped-def]
+    """Add the rows of the events that leave this projection's sources; return how many did."""
+    delivered = 0
+    for e in range(count):
+        j = sources[e] - first_source
+        if j < 0 or j >= len(weights):
+            continue
+        factor = amplitudes[e]
+        if len(source_scale) > 0:
+            factor *= source_scale[j]
+        if factor == 0:
+            continue
+        delivered += 1
+        row = weights[j]
+        if len(target_scale) > 0:
+            for i in range(len(u)):
+                u[i] += factor * row[i] * target_scale[i]
+        else:
+            for i in range(len(u)):
+                u[i] += factor * row[i]
+    return delivered
+
+
+@inlined
+def scale_of(tensors, start, size, t, b):  # type: ignore[no-untyped-def]
+    """The dropout factors of one frame, empty if there are none."""
+    if start < 0:
+        return tensors.scales[:0]
+    begin = start + (t * tensors.x.shape[1] + b) * size
+    return tensors.scales[begin : begin + size]
+
+
+@inlined
+def deliver(net, tensors, work, k, sources, amplitudes, count):  # type: ignore[no-untyped-def]
+    """Add the currents of events through projection k."""
+    p, rows, size = net.target[k], net.fan_in[k], net.fan_out[k]
+    first, t, b = net.weight_start[k], work.now[T], work.now[B]
+    delivered = add_events(
+        work.u[net.start[p] : net.start[p + 1]],
+        tensors.weights[first : first + rows * size].reshape(rows, size),
+        sources,
+        amplitudes,
+        count,
+        net.first_source[k],
+        scale_of(tensors, tensors.source_scale_start[k], rows, t, b),
+        scale_of(tensors, tensors.target_scale_start[k], size, t, b),
+    )
+    if delivered > 0:
+        work.reached[p] = True
+        work.now[OPERATIONS] += delivered * size
+
+
+@inlined
 def evaluate(net, rules, tensors, work, events):  # type: ignore[no-untyped-def]
     """Finish a forward step: biases of the populations whose turn it is, then one evaluation each."""
     step = work.now[NEXT_STEP]
@@ -253,72 +374,34 @@ def evaluate(net, rules, tensors, work, events):  # type: ignore[no-untyped-def]
         if work.turn[p] == work.now[HOP]:
             work.turn_step[p] = step
             work.reached[p] = True
-            for k in range(len(net.target)):
-                if net.target[k] == p and tensors.has_bias[p]:
-                    add_row(net, tensors, work, k, tensors.biases, net.bias_start[k], tensors.x.dtype.type(1))
+            if tensors.has_bias[p]:
+                u = work.u[net.start[p] : net.start[p + 1]]
+                for k in range(len(net.target)):
+                    if net.target[k] == p:
+                        bias = tensors.biases[net.bias_start[k] : net.bias_start[k] + len(u)]
+                        scale = scale_of(tensors, tensors.target_scale_start[k], len(u), work.now[T], work.now[B])
+                        add(u, bias, scale)
     for p in range(len(net.turn)):
         if not work.reached[p]:
             continue
         work.reached[p] = False
-        first, last = net.start[p], net.start[p + 1]
+        a, z = net.start[p], net.start[p + 1]
         work.last_evaluation[p] = step
-        work.now[UPDATES] += last - first if net.refractory[p] == INTEGRATE else work.able[p]
+        work.now[UPDATES] += z - a if net.refractory[p] == INTEGRATE else work.able[p]
         if net.swallow[p]:
-            for i in range(first, last):
-                if work.ignoring[i]:
-                    work.u[i] = work.held[i]
-        for i in range(first, last):
-            if work.u[i] > work.compare[i]:
-                spike(net, rules, tensors, work, events, p, i)
+            restore(work.u[a:z], work.held[a:z], work.ignoring[a:z])
+        for found in range(firing(work.u[a:z], work.compare[a:z], work.found)):
+            spike(net, rules, tensors, work, events, p, a + work.found[found])
     work.now[NEXT_STEP] = step + 1
 
 
-@compiled
-def add_row(net, tensors, work, k, values, first, factor):  # type: ignore[no-untyped-def]
-    size = net.fan_out[k]
-    base = net.start[net.target[k]]
-    u = work.u[base : base + size]
-    row = values[first : first + size]
-    scale_start = tensors.target_scale_start[k]
-    if scale_start < 0:
-        for i in range(size):
-            u[i] += factor * row[i]
-    else:
-        samples = tensors.x.shape[1]
-        at = scale_start + (work.now[T] * samples + work.now[B]) * size
-        for i in range(size):
-            u[i] += factor * row[i] * tensors.scales[at + i]
-
-
-@compiled
-def deliver(net, tensors, work, k, source, amplitude):  # type: ignore[no-untyped-def]
-    """Add the current of one event through projection k, if it leaves that source."""
-    row = source - net.first_source[k]
-    if row < 0 or row >= net.fan_in[k]:
-        return
-    factor = tensors.x.dtype.type(amplitude)
-    scale_start = tensors.source_scale_start[k]
-    if scale_start >= 0:
-        samples = tensors.x.shape[1]
-        factor *= tensors.scales[scale_start + (work.now[T] * samples + work.now[B]) * net.fan_in[k] + row]
-    if factor == 0:
-        return
-    work.reached[net.target[k]] = True
-    work.now[OPERATIONS] += net.fan_out[k]
-    add_row(net, tensors, work, k, tensors.weights, net.weight_start[k] + row * net.fan_out[k], factor)
-
-
-@compiled
+@inlined
 def turn_changes(net, tensors, work, p):  # type: ignore[no-untyped-def]
-    if tensors.has_bias[p]:
-        return True
-    for i in range(net.start[p], net.start[p + 1]):
-        if work.u[i] > work.compare[i]:
-            return True
-    return False
+    a, z = net.start[p], net.start[p + 1]
+    return tensors.has_bias[p] or firing(work.u[a:z], work.compare[a:z], work.found) > 0
 
 
-@compiled
+@inlined
 def next_turn(net, tensors, work):  # type: ignore[no-untyped-def]
     """The next turn that can change anything, -1 if there is none."""
     best = -1
@@ -329,7 +412,7 @@ def next_turn(net, tensors, work):  # type: ignore[no-untyped-def]
     return best
 
 
-@compiled
+@inlined
 def take_turn(net, work, p):  # type: ignore[no-untyped-def]
     if work.turn_step[p] < 0:
         work.turn_step[p] = work.now[NEXT_STEP]
@@ -337,7 +420,7 @@ def take_turn(net, work, p):  # type: ignore[no-untyped-def]
         work.now[UPDATES] += work.able[p]
 
 
-@compiled
+@inlined
 def skip_to(net, work, turn):  # type: ignore[no-untyped-def]
     """Let turns pass that can change nothing; turn -1 lets all pass."""
     for p in range(len(net.turn)):
@@ -347,7 +430,7 @@ def skip_to(net, work, turn):  # type: ignore[no-untyped-def]
         work.now[HOP] = turn
 
 
-@compiled
+@inlined
 def stopped(rules, work):  # type: ignore[no-untyped-def]
     step = work.now[NEXT_STEP]
     if rules.stop == AFTER and step >= rules.stop_steps:
@@ -357,20 +440,20 @@ def stopped(rules, work):  # type: ignore[no-untyped-def]
     return step > work.now[FIRST_OUTPUT] + rules.stop_steps
 
 
-@compiled
+@inlined
 def later(work, events, a, b):  # type: ignore[no-untyped-def]
     """Whether the pending event at place a goes after the one at place b."""
-    if work.priority[a] != work.priority[b]:
-        return work.priority[a] > work.priority[b]
+    if events.priority[a] != events.priority[b]:
+        return events.priority[a] > events.priority[b]
     source_a, source_b = events.ints[events.pending[a], SOURCE], events.ints[events.pending[b], SOURCE]
     if source_a != source_b:
         return source_a > source_b
     return a > b
 
 
-@compiled
+@inlined
 def sift_down(work, events, size):  # type: ignore[no-untyped-def]
-    heap, at = work.heap, 0
+    heap, at = events.heap, 0
     while True:
         child = 2 * at + 1
         if child >= size:
@@ -383,9 +466,9 @@ def sift_down(work, events, size):  # type: ignore[no-untyped-def]
         at = child
 
 
-@compiled
+@inlined
 def sift_up(work, events, at):  # type: ignore[no-untyped-def]
-    heap = work.heap
+    heap = events.heap
     while at > 0:
         parent = (at - 1) // 2
         if not later(work, events, heap[at], heap[parent]):
@@ -394,55 +477,51 @@ def sift_up(work, events, at):  # type: ignore[no-untyped-def]
         at = parent
 
 
-@compiled
+@inlined
 def pick(net, rules, tensors, work, events):  # type: ignore[no-untyped-def]
     """Put the places of the (at most F) events to deliver into `heap`, oldest first; return how many."""
     waiting = work.now[PENDING]
     size = rules.group_size
     if size == 0 or waiting <= size:
         for a in range(waiting):
-            work.heap[a] = a
+            events.heap[a] = a
         return waiting
     if rules.scheduler == FIFO:
         for a in range(size):
-            work.heap[a] = a
+            events.heap[a] = a
         return size
     state = step_state(rules, tensors, work, _ORDER)
     for a in range(waiting):
         row = events.pending[a]
         if rules.scheduler == RANDOM:
-            work.priority[a] = uniform(state, events.ints[row, SOURCE])
+            events.priority[a] = uniform(state, events.ints[row, SOURCE])
         else:
             momentum = float(events.floats[row, POTENTIAL])
             if rules.noise > 0:
                 momentum += rules.noise * uniform(state, events.ints[row, SOURCE])
-            work.priority[a] = -momentum
+            events.priority[a] = -momentum
     for a in range(waiting):  # keep the first `size` in a heap with the last of them on top
         if a < size:
-            work.heap[a] = a
+            events.heap[a] = a
             sift_up(work, events, a)
-        elif later(work, events, work.heap[0], a):
-            work.heap[0] = a
+        elif later(work, events, events.heap[0], a):
+            events.heap[0] = a
             sift_down(work, events, size)
-    work.heap[:size].sort()
+    events.heap[:size].sort()
     return size
 
 
-@compiled
+@inlined
 def deliver_group(net, rules, tensors, work, events):  # type: ignore[no-untyped-def]
     size = pick(net, rules, tensors, work, events)
     for g in range(size):
-        row = events.pending[work.heap[g]]
-        events.ints[row, DELIVERED_TIMESTEP] = work.now[T]
-        events.ints[row, DELIVERED_STEP] = work.now[NEXT_STEP]
-        events.deliveries[work.now[DELIVERIES]] = row
-        work.now[DELIVERIES] += 1
-        for k in range(len(net.target)):
-            deliver(net, tensors, work, k, events.ints[row, SOURCE], events.floats[row, AMPLITUDE])
+        mark_delivered(work, events, g, events.pending[events.heap[g]])
+    for k in range(len(net.target)):
+        deliver(net, tensors, work, k, events.sources, events.amplitudes, size)
     waiting, kept, g = work.now[PENDING], 0, 0
     if size < waiting:
         for a in range(waiting):
-            if g < size and work.heap[g] == a:
+            if g < size and events.heap[g] == a:
                 g += 1
             else:
                 events.pending[kept] = events.pending[a]
@@ -450,7 +529,19 @@ def deliver_group(net, rules, tensors, work, events):  # type: ignore[no-untyped
     work.now[PENDING] = kept
 
 
-@compiled
+@inlined
+def mark_delivered(work, events, place, row):  # type: ignore[no-untyped-def]
+    """Put an event at `place` of the group under way; the log names its first delivery."""
+    events.sources[place] = events.ints[row, SOURCE]
+    events.amplitudes[place] = events.floats[row, AMPLITUDE]
+    if events.ints[row, DELIVERED_TIMESTEP] < 0:
+        events.ints[row, DELIVERED_TIMESTEP] = work.now[T]
+        events.ints[row, DELIVERED_STEP] = work.now[NEXT_STEP]
+        events.deliveries[work.now[DELIVERIES]] = row
+        work.now[DELIVERIES] += 1
+
+
+@inlined
 def layered_population(net, rules, tensors, work, events, inputs, values, count, ranges, p):  # type: ignore[no-untyped-def]
     """Deliver everything upstream of p and evaluate it, if anything can change; False if stopped first."""
     arriving = False
@@ -467,34 +558,26 @@ def layered_population(net, rules, tensors, work, events, inputs, values, count,
     if p > 0 and stopped(rules, work):
         return False
     for k in range(len(net.target)):
+        q = net.source[k]
         if net.target[k] != p:
             continue
-        for a in range(work.now[PENDING]):
-            deliver_once(net, tensors, work, events, k, events.pending[a])
-        q = net.source[k]
         if q < 0:
-            for i in range(count):
-                deliver(net, tensors, work, k, inputs[i], values[i])
-        else:
+            deliver(net, tensors, work, k, inputs, values, count)
+        size = 0
+        for a in range(work.now[PENDING]):
+            source = events.ints[events.pending[a], SOURCE] - net.first_source[k]
+            if 0 <= source < net.fan_in[k]:
+                mark_delivered(work, events, size, events.pending[a])
+                size += 1
+        if q >= 0:
             for row in range(ranges[q, 0], ranges[q, 1]):
-                deliver_once(net, tensors, work, events, k, row)
+                mark_delivered(work, events, size, row)
+                size += 1
+        deliver(net, tensors, work, k, events.sources, events.amplitudes, size)
     ranges[p, 0] = work.now[EVENTS]
     evaluate(net, rules, tensors, work, events)
     ranges[p, 1] = work.now[EVENTS]
     return True
-
-
-@compiled
-def deliver_once(net, tensors, work, events, k, row):  # type: ignore[no-untyped-def]
-    """Deliver an event behind the barrier; the log names its first delivery."""
-    at = events.ints[row, SOURCE] - net.first_source[k]
-    if 0 <= at < net.fan_in[k]:
-        if events.ints[row, DELIVERED_TIMESTEP] < 0:
-            events.ints[row, DELIVERED_TIMESTEP] = work.now[T]
-            events.ints[row, DELIVERED_STEP] = work.now[NEXT_STEP]
-            events.deliveries[work.now[DELIVERIES]] = row
-            work.now[DELIVERIES] += 1
-        deliver(net, tensors, work, k, events.ints[row, SOURCE], events.floats[row, AMPLITUDE])
 
 
 @compiled
@@ -526,25 +609,59 @@ def grown(array, size):  # type: ignore[no-untyped-def]
     return bigger
 
 
+@inlined
+def with_room(events, needed):  # type: ignore[no-untyped-def]
+    if needed <= len(events.ints):
+        return events
+    size = 2 * needed
+    return Events(
+        grown(events.ints, size),
+        grown(events.floats, size),
+        grown(events.pending, size),
+        grown(events.deliveries, size),
+        grown(events.priority, size),
+        grown(events.heap, size),
+        grown(events.sources, size),
+        grown(events.amplitudes, size),
+    )
+
+
 @compiled
-def end(net, work, events, rules, out, v, keep_log):  # type: ignore[no-untyped-def]
+def keep(v, u, residual, potentials, count, spikes):  # type: ignore[no-untyped-def]
+    for i in range(len(v)):
+        v[i] = u[i] + residual[i]
+        potentials[i] = v[i]
+        spikes[i] = count[i]
+
+
+@compiled
+def log_silent(u, able, last_spike, evaluated, steps, potentials):  # type: ignore[no-untyped-def]
+    for i in range(len(u)):
+        silent = able[i] < np.inf and evaluated > last_spike[i]
+        steps[i] = evaluated if silent else -1
+        potentials[i] = u[i] if silent else 0
+
+
+@inlined
+def end(net, tensors, work, rules, out, v, fired, keep_log):  # type: ignore[no-untyped-def]
     t, b = work.now[T], work.now[B]
+    restore(work.u, work.held, work.ignoring)
     for p in range(len(net.turn)):
-        spikes, evaluated = 0, work.last_evaluation[p]
-        for i in range(net.start[p], net.start[p + 1]):
-            if work.ignoring[i]:
-                work.u[i] = work.held[i]
-            spikes += work.count[i]
-            out.spikes[t, b, i] = work.count[i]
-            if keep_log:
-                refractory = net.spiking[p] and work.compare[i] == np.inf
-                silent = not refractory and evaluated > work.last_spike[i]
-                out.silent_step[t, b, i] = evaluated if silent else -1
-                out.silent_potential[t, b, i] = work.u[i] if silent else 0
-            v[i] = work.u[i] + work.residual[i]
-            out.potentials[t, b, i] = v[i]
-        out.population_spikes[t, b, p] = spikes
+        a, z = net.start[p], net.start[p + 1]
+        out.population_spikes[t, b, p] = work.count[a:z].sum()
         out.turn_step[t, b, p] = work.turn_step[p]
+        if keep_log:
+            able = work.compare[a:z] if net.spiking[p] else work.u[a:z]
+            log_silent(
+                work.u[a:z],
+                able,
+                work.last_spike[a:z],
+                work.last_evaluation[p],
+                out.silent_step[t, b, a:z],
+                out.silent_potential[t, b, a:z],
+            )
+    keep(v, work.u, work.residual, out.potentials[t, b], work.count, out.spikes[t, b])
+    fired[:] = work.count
     out.forward_steps[t, b] = work.now[NEXT_STEP]
     out.first_output[t, b] = work.now[FIRST_OUTPUT]
     out.operations[t, b] = work.now[OPERATIONS]
@@ -567,8 +684,13 @@ def simulate_chunk(net, rules, tensors, carried, out, work, first_sample, last_s
         np.empty((capacity, 2), dtype=tensors.x.dtype),
         np.empty(capacity, dtype=np.int64),
         np.empty(capacity, dtype=np.int64),
+        np.empty(capacity, dtype=np.float64),
+        np.empty(capacity, dtype=np.int64),
+        np.empty(capacity, dtype=np.int32),
+        np.empty(capacity, dtype=tensors.x.dtype),
     )
-    priority, heap = work.priority, work.heap
+    for p in range(populations):
+        work.turn[p] = p if rules.scheduler == LAYERED else net.turn[p] + (1 if rules.queued else 0)
     inputs, values = np.empty(size, dtype=np.int32), np.empty(size, dtype=tensors.x.dtype)
     input_source = np.empty(4 * size, dtype=np.int32)
     input_amplitude = np.empty(4 * size, dtype=tensors.x.dtype)
@@ -576,7 +698,7 @@ def simulate_chunk(net, rules, tensors, carried, out, work, first_sample, last_s
     left = 0
     ranges = np.zeros((populations, 2), dtype=np.int64)
     v = np.empty(neurons, dtype=tensors.x.dtype)
-    fired = np.empty(neurons, dtype=np.int64)
+    fired = np.empty(neurons, dtype=tensors.x.dtype)
     now = work.now
     now[EVENTS] = now[DELIVERIES] = now[INPUTS] = 0
     runaway = (-1, -1)
@@ -587,15 +709,7 @@ def simulate_chunk(net, rules, tensors, carried, out, work, first_sample, last_s
         out.emitted[b, 0] = now[EVENTS]
         arriving = carried.offsets[b + 1] - carried.offsets[b]
         now[NEXT_STEP] = 0
-        needed = now[EVENTS] + arriving + neurons + size
-        if needed > len(events.ints):
-            capacity = 2 * needed
-            events = Events(
-                grown(events.ints, capacity),
-                grown(events.floats, capacity),
-                grown(events.pending, capacity),
-                grown(events.deliveries, capacity),
-            )
+        events = with_room(events, now[EVENTS] + arriving)
         for row in range(carried.offsets[b], carried.offsets[b + 1]):
             emit(net, work, events, carried.source[row], carried.amplitude[row], carried.potential[row], True)
             events.ints[now[EVENTS] - 1, STEP] = carried.step[row]
@@ -607,6 +721,7 @@ def simulate_chunk(net, rules, tensors, carried, out, work, first_sample, last_s
             out.delivered[b, t] = now[DELIVERIES]
             out.inputs[b * steps + t] = now[INPUTS]
             begin(net, tensors, work, v, fired)
+            ranges[:] = 0
             count = nonzero(tensors.x[t, b], inputs, values)
             if not rules.queued and keep_log:
                 if now[INPUTS] + count > len(input_source):
@@ -617,20 +732,8 @@ def simulate_chunk(net, rules, tensors, carried, out, work, first_sample, last_s
                 now[INPUTS] += count
             phase = 0
             while True:
-                needed = now[EVENTS] + neurons + size
-                if needed > len(events.ints):
-                    capacity = 2 * needed
-                    events = Events(
-                        grown(events.ints, capacity),
-                        grown(events.floats, capacity),
-                        grown(events.pending, capacity),
-                        grown(events.deliveries, capacity),
-                    )
+                events = with_room(events, now[EVENTS] + neurons + size)
                 if rules.scheduler == LAYERED:
-                    if phase == 0:
-                        ranges[:] = 0
-                        for p in range(populations):
-                            work.turn[p] = p
                     now[HOP] = phase
                     # spikes of this timestep are found by population; only what was carried in is pending
                     before = now[PENDING]
@@ -650,8 +753,7 @@ def simulate_chunk(net, rules, tensors, carried, out, work, first_sample, last_s
                     else:
                         for k in range(len(net.target)):
                             if net.source[k] < 0:
-                                for i in range(count):
-                                    deliver(net, tensors, work, k, inputs[i], values[i])
+                                deliver(net, tensors, work, k, inputs, values, count)
                     evaluate(net, rules, tensors, work, events)
                     phase = 1
                     continue
@@ -669,30 +771,9 @@ def simulate_chunk(net, rules, tensors, carried, out, work, first_sample, last_s
                 now[HOP] += 1
                 if turn >= 0:
                     skip_to(net, work, turn)
-                if now[PENDING] > len(work.heap):
-                    priority = np.empty(2 * now[PENDING], dtype=np.float64)
-                    heap = np.empty(2 * now[PENDING], dtype=np.int64)
-                    work = Work(
-                        work.u,
-                        work.compare,
-                        work.held,
-                        work.ignoring,
-                        work.residual,
-                        work.count,
-                        work.last_spike,
-                        work.last_evaluation,
-                        work.able,
-                        work.turn,
-                        work.turn_step,
-                        work.reached,
-                        priority,
-                        heap,
-                        work.now,
-                    )
                 deliver_group(net, rules, tensors, work, events)
                 evaluate(net, rules, tensors, work, events)
-            end(net, work, events, rules, out, v, keep_log)
-            fired[:] = work.count
+            end(net, tensors, work, rules, out, v, fired, keep_log)
             if runaway[0] >= 0:
                 break
         out.emitted[b, steps + 1] = now[EVENTS]

@@ -63,12 +63,12 @@ class ReferenceEngine:
             outputs = masked_sum(graph, execution, tracked, start, simulation.log)
             if not torch.equal(outputs[0].detach(), simulation.spikes):
                 raise AssertionError("the replay of the event log does not reproduce its spikes")
-            grads = [
-                torch.zeros_like(output) if grad is None else grad
-                for output, grad in zip(outputs, (grad_spikes, grad_potentials), strict=True)
-            ]
+            loss = values.x.new_zeros(()) + 0 * leaves["leak"].sum()
+            for output, grad in zip(outputs, (grad_spikes, grad_potentials), strict=True):
+                if grad is not None:
+                    loss = loss + (output * grad).sum()
             adjoints = torch.autograd.grad(
-                outputs, list(leaves.values()), grads, allow_unused=True, materialize_grads=True
+                loss, list(leaves.values()), allow_unused=True, materialize_grads=True
             )
         result = dict(zip(names, adjoints, strict=True))
         return Gradients(**result | ({} if needs_x else {"x": None}))

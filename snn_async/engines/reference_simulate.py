@@ -137,9 +137,10 @@ class SampleRun:
         while self.pending or self._next_turn() is not None:
             if self._stopped():
                 return
+            turn = None if self.pending else self._next_turn()
             self.hop += 1
-            if not self.pending:
-                self._skip_to(self._next_turn())
+            if turn is not None:
+                self._skip_to(turn)
             group = self._pick()
             for event in group:
                 event.delivered = (self.t, self.step)

@@ -1,0 +1,146 @@
+"""One .npz file with the events of many recordings, checked whole before anything uses it."""
+
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snn_async.data.events import FIELDS, SensorSize, pack_events
+from snn_async.errors import ConfigError, DataError
+
+KEYS = (*FIELDS, "offset", "label")
+
+
+@dataclass(frozen=True)
+class EventArchive:
+    """The events of N recordings.
+
+    Attributes:
+        events: tonic's structured array (E,), recordings one after the other, each in order of time.
+        offset: (N + 1,) int64, recording i is events[offset[i]:offset[i + 1]]; it may be empty.
+        label: (N,) int64, at least 0.
+    """
+
+    events: NDArray
+    offset: NDArray[np.int64]
+    label: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def __getitem__(self, recording: int) -> NDArray:
+        """Return the events of one recording (a view)."""
+        recording = range(len(self))[recording]
+        return self.events[self.offset[recording] : self.offset[recording + 1]]
+
+
+def save_archive(path: str | Path, archive: EventArchive) -> None:
+    """Write `archive` with the keys x, y, p, t, offset and label; an existing file is replaced at once.
+
+    Raises:
+        ConfigError: a folder that cannot be written.
+    """
+    fields = {name: archive.events[name] for name in FIELDS}
+    write_npz(path, **fields, offset=archive.offset, label=archive.label)
+
+
+def load_archive(path: str | Path, sensor_size: SensorSize | None = None) -> EventArchive:
+    """Read and check an archive.
+
+    Args:
+        path: an .npz with x, y, p (0 or 1) and t (microseconds) of all recordings concatenated, each (E,);
+            offset (N + 1,), recording i is [offset[i]:offset[i + 1]]; label (N,), whole numbers from 0.
+        sensor_size: (H, W, 2); x and y must be within. None: any size.
+
+    Raises:
+        DataError: a file that is absent or damaged, lacks keys, or holds arrays that do not fit together or
+            events that are not finite, in range and in order of time; it names file, recording and value.
+    """
+    arrays = read_npz(path, KEYS)
+    try:
+        offset, label = _check_layout(arrays)
+        events = pack_events({name: arrays[name] for name in FIELDS}, offset, sensor_size)
+    except DataError as error:
+        raise DataError(f"event archive {path}: {error}") from None
+    return EventArchive(events, offset, label)
+
+
+def read_npz(path: str | Path, keys: Sequence[str]) -> dict[str, NDArray]:
+    """Return the named arrays of an .npz file.
+
+    Raises:
+        DataError: a file that is absent, truncated, damaged or no .npz, or lacks some of the keys.
+    """
+    if not Path(path).is_file():
+        raise DataError(f"no file {path}; give the path of an .npz with the keys {', '.join(keys)}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            present = list(getattr(file, "files", ()))  # absent from the array of an .npy file
+            missing = [key for key in keys if key not in present]
+            if not missing:
+                return {key: file[key] for key in keys}
+    except (OSError, EOFError, ValueError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}): it is truncated, damaged or no .npz of plain arrays; copy or write it again"
+        ) from error
+    raise DataError(
+        f"{path} lacks {', '.join(missing)}: it needs {', '.join(keys)} and has {', '.join(present) or 'no keys'}; "
+        "rename them with numpy.savez"
+    )
+
+
+def write_npz(path: str | Path, **arrays: NDArray) -> None:
+    """Write a compressed .npz such that a reader finds the old file or the whole new one, never a part.
+
+    Raises:
+        ConfigError: a folder that cannot be made or written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            try:
+                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+                file.close()
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error}); give a folder that can") from error
+
+
+def _check_layout(arrays: dict[str, NDArray]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return offset and label (int64) after checking every array's shape and that they fit together."""
+    for name, array in arrays.items():
+        if array.ndim != 1:
+            raise DataError(f"{name} has shape {array.shape}; it must have one axis")
+    for name in ("offset", "label"):
+        if arrays[name].dtype.kind not in "iu":
+            raise DataError(f"{name} has dtype {arrays[name].dtype}; use integers")
+    lengths = {name: len(arrays[name]) for name in FIELDS}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise DataError(f"x, y, t and p must be equally long, but have lengths {told}; write them again together")
+    offset, label = arrays["offset"].astype(np.int64), arrays["label"].astype(np.int64)
+    if len(offset) < 2 or offset[0] != 0 or offset[-1] != lengths["t"]:
+        ends = f"{offset[0]} to {offset[-1]}" if len(offset) else "no value"
+        raise DataError(
+            f"offset has {len(offset)} entries, {ends}; it must have one more than there are recordings, "
+            f"from 0 to the number of events, {lengths['t']}"
+        )
+    if (np.diff(offset) < 0).any():
+        at = int(np.argmax(np.diff(offset) < 0))
+        raise DataError(f"offset[{at + 1}] = {offset[at + 1]} is less than offset[{at}] = {offset[at]}; it must not fall")
+    if len(label) != len(offset) - 1:
+        raise DataError(f"label has {len(label)} entries for {len(offset) - 1} recordings; give one label each")
+    if (label < 0).any():
+        at = int(np.argmax(label < 0))
+        raise DataError(f"label[{at}] = {label[at]}; number the classes from 0")
+    return offset, label
