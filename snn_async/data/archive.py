@@ -1,7 +1,6 @@
 """One .npz file with the events of many recordings, checked whole before anything uses it."""
 
 import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -85,13 +84,22 @@ def read_npz(path: str | Path, keys: Sequence[str]) -> dict[str, NDArray]:
             missing = [key for key in keys if key not in present]
             if not missing:
                 return {key: file[key] for key in keys}
-    except (OSError, EOFError, ValueError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        AttributeError,
+        TypeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise DataError(
-            f"{path} cannot be read ({error}): it is truncated, damaged or no .npz of plain arrays; copy or write it again"
+            f"{path} cannot be read ({error}): it is truncated, damaged or no .npz of plain arrays; "
+            "copy or write it again"
         ) from error
     raise DataError(
-        f"{path} lacks {', '.join(missing)}: it needs {', '.join(keys)} and has {', '.join(present) or 'no keys'}; "
-        "rename them with numpy.savez"
+        f"{path} lacks {', '.join(missing)}: it needs {', '.join(keys)} and has "
+        f"{', '.join(present) or 'no keys'}; rename them with numpy.savez"
     )
 
 
@@ -102,16 +110,15 @@ def write_npz(path: str | Path, **arrays: NDArray) -> None:
         ConfigError: a folder that cannot be made or written.
     """
     path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            try:
+        try:
+            with partial.open("wb") as file:
                 np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-                file.close()
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written ({error}); give a folder that can") from error
 
@@ -127,7 +134,9 @@ def _check_layout(arrays: dict[str, NDArray]) -> tuple[NDArray[np.int64], NDArra
     lengths = {name: len(arrays[name]) for name in FIELDS}
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise DataError(f"x, y, t and p must be equally long, but have lengths {told}; write them again together")
+        raise DataError(
+            f"x, y, t and p must be equally long, but have lengths {told}; write them again together"
+        )
     offset, label = arrays["offset"].astype(np.int64), arrays["label"].astype(np.int64)
     if len(offset) < 2 or offset[0] != 0 or offset[-1] != lengths["t"]:
         ends = f"{offset[0]} to {offset[-1]}" if len(offset) else "no value"
@@ -137,9 +146,13 @@ def _check_layout(arrays: dict[str, NDArray]) -> tuple[NDArray[np.int64], NDArra
         )
     if (np.diff(offset) < 0).any():
         at = int(np.argmax(np.diff(offset) < 0))
-        raise DataError(f"offset[{at + 1}] = {offset[at + 1]} is less than offset[{at}] = {offset[at]}; it must not fall")
+        raise DataError(
+            f"offset[{at + 1}] = {offset[at + 1]} is less than offset[{at}] = {offset[at]}; it must not fall"
+        )
     if len(label) != len(offset) - 1:
-        raise DataError(f"label has {len(label)} entries for {len(offset) - 1} recordings; give one label each")
+        raise DataError(
+            f"label has {len(label)} entries for {len(offset) - 1} recordings; give one label each"
+        )
     if (label < 0).any():
         at = int(np.argmax(label < 0))
         raise DataError(f"label[{at}] = {label[at]}; number the classes from 0")

@@ -45,12 +45,15 @@ class SaccadeCamera:
     noise_hz: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("height", "width", "scale", "saccade_us", "steps", "threshold", "dark"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name}={getattr(self, name)!r}: the camera needs a number above 0")
+        for name in ("height", "width", "saccade_us", "steps"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)!r}: give a whole number of at least 1")
+        for name in ("scale", "threshold", "dark"):
+            if not 0 < getattr(self, name) < np.inf:
+                raise ConfigError(f"{name}={getattr(self, name)!r}: give a finite number above 0")
         for name in ("amplitude", "noise_hz"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name}={getattr(self, name)!r}: the camera needs a number of at least 0")
+            if not 0 <= getattr(self, name) < np.inf:
+                raise ConfigError(f"{name}={getattr(self, name)!r}: give a finite number of at least 0")
 
     @property
     def sensor_size(self) -> SensorSize:

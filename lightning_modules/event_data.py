@@ -1,0 +1,220 @@
+"""What DataModules of event recordings share: options, frames in memory, the split, batches with time first."""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_modules.event_split import Split
+from snn_async.data.archive import EventArchive
+from snn_async.data.events import SensorSize, bin_events
+from snn_async.errors import ConfigError, DataError
+
+MAX_BYTES = 8 * 2**30
+
+
+class Batch(NamedTuple):
+    """One batch: x (T, B, P, H, W) float32 event counts, y (B,) int64 labels, sample_ids (B,) int64.
+
+    A sample id is the recording's index in the whole data set, so what depends on it (a random schedule) does
+    not depend on the batch.
+    """
+
+    x: Tensor
+    y: Tensor
+    sample_ids: Tensor
+
+
+class Frames(NamedTuple):
+    """Binned recordings: counts (N, T, P, H, W) uint8 or int16, label (N,) int64."""
+
+    counts: NDArray
+    label: NDArray[np.int64]
+
+
+class FrameDataset(Dataset):
+    """Some of the binned recordings: counts (N, T, P, H, W), label (N,) indices (M,) of those meant."""
+
+    def __init__(self, counts: Tensor, label: Tensor, indices: Tensor) -> None:
+        self.counts, self.label, self.indices = counts, label, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, item: int) -> Batch:
+        """Return one recording, x (T, P, H, W) float32, its label and its index in the whole data set."""
+        at = self.indices[item]
+        return Batch(self.counts[at].float(), self.label[at], at)
+
+    def __getitems__(self, items: list[int]) -> Batch:
+        """Return several recordings at once, as counted and batch first; DataLoader prefers this."""
+        at = self.indices[items]
+        return Batch(self.counts[at], self.label[at], at)
+
+
+def time_first(batch: Batch) -> Batch:
+    """Collate what `FrameDataset.__getitems__` returns: (B, T, ...) counts become (T, B, ...) float32."""
+    x = batch.x.transpose(0, 1).to(torch.float32, memory_format=torch.contiguous_format)
+    return Batch(x, batch.y, batch.sample_ids)
+
+
+def bin_archive(archive: EventArchive, sensor_size: SensorSize, window_us: int, frames: int) -> Frames:
+    """Return every recording's event counts in `frames` windows of `window_us` microseconds from t = 0.
+
+    Raises:
+        DataError: no event lies in the windows, or their frames would not fit in memory.
+    """
+    height, width, polarities = sensor_size
+    shape = (len(archive), frames, polarities, height, width)
+    if np.prod(shape, dtype=float) > MAX_BYTES:
+        raise DataError(
+            f"{shape[0]} recordings in {frames} frames of {polarities} x {height} x {width} need more than "
+            f"{MAX_BYTES / 2**30:g} GiB; choose fewer frames (a longer time window or an earlier end)"
+        )
+    counts = np.zeros(shape, np.uint8)
+    for i in range(len(archive)):
+        binned = bin_events(archive[i], sensor_size, window_us, frames)
+        if counts.dtype == np.uint8 and binned.max() > 255:
+            counts = counts.astype(np.int16)
+        counts[i] = binned
+    if not counts.any():
+        raise DataError(
+            f"no recording has an event in the first {frames * window_us} us; its times must start near 0 "
+            "(subtract each recording's first)"
+        )
+    return Frames(counts, archive.label)
+
+
+class EventData(pl.LightningDataModule, ABC):
+    """Recordings binned once into frames, split once, and given out as `Batch`es.
+
+    Args:
+        batch_size: recordings per batch.
+        val_fraction, test_fraction: share of all recordings held out, at least 0; with `folds` the test set
+            is the fold instead of test_fraction.
+        folds: number of folds of a cross-validation; None for one fixed split.
+        fold: which of them is the test set, 0 to folds - 1.
+        split_seed: seed of the split, which nothing else changes.
+        stratified: keep every class's share in each part.
+        binarize: clip counts to 1.
+        num_workers: processes that assemble batches; 0 is fastest for frames in memory.
+
+    Raises:
+        ConfigError: an option outside its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch_size: int = 64,
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.15,
+        folds: int | None = None,
+        fold: int = 0,
+        split_seed: int = 0,
+        stratified: bool = True,
+        binarize: bool = False,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        at_least(1, batch_size=batch_size)
+        at_least(0, num_workers=num_workers)
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.split = Split(val_fraction, test_fraction, folds, fold, split_seed, stratified)
+        self.binarize = binarize
+        self._frames: FrameDataset | None = None
+        self._parts: dict[str, NDArray[np.int64]] = {}
+
+    @property
+    @abstractmethod
+    def sensor_size(self) -> SensorSize:
+        """(H, W, 2) in pixels and polarities."""
+
+    @property
+    @abstractmethod
+    def timesteps(self) -> int:
+        """T, the number of frames of every recording."""
+
+    @property
+    def input_shape(self) -> SensorSize:
+        """(P, H, W) of one frame."""
+        height, width, polarities = self.sensor_size
+        return polarities, height, width
+
+    @property
+    def num_classes(self) -> int:
+        """Highest label plus one; reads the data if `setup` has not."""
+        self.setup()
+        return int(self.frames.label.max()) + 1
+
+    @property
+    def frames(self) -> FrameDataset:
+        """All recordings, whatever their part; reads the data if `setup` has not."""
+        self.setup()
+        assert self._frames is not None
+        return self._frames
+
+    @property
+    def parts(self) -> dict[str, NDArray[np.int64]]:
+        """Recording indices, ascending, of "train", "val" and "test"."""
+        self.setup()
+        return self._parts
+
+    @abstractmethod
+    def load_frames(self) -> Frames:
+        """Read or make the recordings and bin them."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Bin and split the recordings, once, whatever the stage.
+
+        Raises:
+            DataError: recordings that cannot be read, or too few for the split.
+        """
+        if self._frames is None:
+            counts, label = self.load_frames()
+            self._parts = self.split.indices(label)
+            if self.binarize:
+                counts = np.minimum(counts, 1).astype(np.uint8)
+            every = torch.arange(len(label))
+            self._frames = FrameDataset(torch.from_numpy(counts), torch.from_numpy(label), every)
+
+    def train_dataloader(self) -> DataLoader:
+        """Return batches of the training set, shuffled by torch's generator."""
+        return self._loader("train", shuffle=True)
+
+    def val_dataloader(self) -> DataLoader:
+        """Return batches of the validation set, in order; none where val_fraction is 0."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader:
+        """Return batches of the test set, in order; none where test_fraction is 0."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader:
+        """Return batches of the test set, in order."""
+        return self.test_dataloader()
+
+    def _loader(self, part: str, shuffle: bool = False) -> DataLoader:
+        return DataLoader(
+            self._part(part),
+            self.batch_size,
+            shuffle=shuffle and len(self.parts[part]) > 0,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            collate_fn=time_first,  # type: ignore[arg-type]  # gets what __getitems__ returns
+        )
+
+    def _part(self, part: str) -> FrameDataset:
+        return FrameDataset(self.frames.counts, self.frames.label, torch.from_numpy(self.parts[part]))
+
+
+def at_least(least: int, **options: int) -> None:
+    """Raise ConfigError unless every option is a whole number of at least `least`."""
+    for name, value in options.items():
+        if not isinstance(value, int) or value < least:
+            raise ConfigError(f"{name}={value!r}: give a whole number of at least {least}")
