@@ -14,13 +14,13 @@ def check_architecture(saved: Mapping[str, Any], own: Mapping[str, Tensor], wher
     Raises:
         CheckpointError: naming the first that differ.
     """
-    problems = [f"{key} is missing in it" for key in own if key not in saved]
-    problems += [f"{key} is unknown here" for key in saved if key not in own]
-    problems += [
+    problems = [
         f"{key} has shape {tuple(saved[key].shape)} in it and {tuple(own[key].shape)} here"
         for key in own
         if key in saved and saved[key].shape != own[key].shape
     ]
+    problems += [f"{key} is missing in it" for key in own if key not in saved]
+    problems += [f"{key} is unknown here" for key in saved if key not in own]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise CheckpointError(

@@ -1,12 +1,14 @@
 """`SpikingClassifier`: one network, trained and evaluated with or without layer synchronization."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from torch import Tensor, nn
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_modules.checkpoints import check_architecture
@@ -48,7 +50,7 @@ class SpikingClassifier(pl.LightningModule):
         network: nn.Module | str,
         network_args: dict[str, Any] | None = None,
         execution: Literal["layered", "asynchronous"] = "asynchronous",
-        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        loss: Callable[..., Any] | None = None,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
         spike_penalty: float = 0.0,
@@ -94,7 +96,7 @@ class SpikingClassifier(pl.LightningModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return outputs (T, B, classes) for x (T, B, ...)."""
-        return self.net(x)  # type: ignore[no-any-return]
+        return self.net(x)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self._step(batch, "train", None)
@@ -156,12 +158,15 @@ class SpikingClassifier(pl.LightningModule):
 
     def _log(self, stage: str, loss: Tensor, outputs: Tensor, y: Tensor, run: AsyncRun) -> None:
         accuracy = self.accuracies[f"{stage}_accuracy"]
+        assert isinstance(accuracy, Metric)
         accuracy(outputs.detach().sum(0), y)
         spikes = torch.stack([s.sum() for s in run.activity.spikes.values()]).sum() / len(y)
         steps = run.activity.forward_steps.float().mean()
-        often = {"on_step": False, "on_epoch": True, "batch_size": len(y)}
-        self.log_dict({f"{stage}_loss": loss.detach(), f"{stage}_accuracy": accuracy}, prog_bar=True, **often)
-        self.log_dict({f"{stage}_spikes": spikes, f"{stage}_forward_steps": steps}, **often)
+        log = partial(self.log, on_step=False, on_epoch=True, batch_size=len(y))
+        log(f"{stage}_loss", loss.detach(), prog_bar=True)
+        log(f"{stage}_accuracy", accuracy, prog_bar=True)
+        log(f"{stage}_spikes", spikes)
+        log(f"{stage}_forward_steps", steps)
 
     def _outputs(self, run: AsyncRun) -> Tensor:
         return run.spikes if self.reads_spikes else run.potentials

@@ -3,8 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from jsonargparse import ArgumentError
 
@@ -28,9 +27,10 @@ def main(args: Sequence[str] | None = None) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
         return
-    if (
-        os.getcwd() not in sys.path
-    ):  # an installed script does not have it, `--model my_models:make_net` needs it
+    # Lightning 2.6 uses names that jsonargparse 4.49 renamed; this is the switch for its remarks.
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    # An installed script does not have the current directory, but `--model my_models:make_net` needs it.
+    if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
         _run(arguments)
@@ -64,12 +64,6 @@ def _usage() -> str:
 def _fail(error: Exception) -> NoReturn:
     print(f"snn-async: error: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(2)
-
-
-def check_file(path: Any, option: str) -> None:
-    """Raise ConfigError unless `path` is an existing file."""
-    if not Path(path).is_file():
-        raise ConfigError(f"{option}={str(path)!r} is no file; give the path of an existing one")
 
 
 if __name__ == "__main__":

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import RichProgressBar
-from pytorch_lightning.cli import LightningCLI
+from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lightning_modules.classifier import SpikingClassifier
 from lightning_modules.files import check_writable, write_whole
-from lightning_modules.quiet import silence_remarks
+from lightning_modules.quiet import quiet_lightning
 from snn_async.errors import CheckpointError, ConfigError
 
 KEYWORDS = ("best", "last", "hpc", "registry")  # Lightning's own values of --ckpt_path
@@ -21,21 +22,35 @@ KEYWORDS = ("best", "last", "hpc", "registry")  # Lightning's own values of --ck
 class SnnAsyncCLI(LightningCLI):
     """Checks places and files before any work; adds loggers, a progress bar and predictions.csv."""
 
-    def before_instantiate_classes(self) -> None:
-        config = self.config[self.subcommand]
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        super().parse_arguments(parser, args)
+        config = self.config[self.config.subcommand]
         check_writable(Path(config.trainer.default_root_dir or "."))
         checkpoint = config.get("ckpt_path")
+        self.checkpoint: dict[str, Any] | None = None
         if checkpoint and not str(checkpoint).startswith(KEYWORDS):
-            check_checkpoint(Path(checkpoint))
+            self.checkpoint = read_checkpoint(Path(checkpoint))
+
+    def after_instantiate_classes(self) -> None:
+        if self.checkpoint is not None:  # Lightning asks too, but only after it has made a log folder
+            self.model.on_load_checkpoint(self.checkpoint)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
         if config.get("logger") in (None, True):
             # Both loggers share one new folder, version_N, which also gets the configuration and checkpoints.
             files = CSVLogger(config.default_root_dir or ".", name="logs")
-            board = TensorBoardLogger(files.root_dir, name="", version=f"version_{files.version}")
+            board = TensorBoardLogger(config.default_root_dir or ".", name="logs", version=files.version)
             kwargs["logger"] = [files, board]
-        return super().instantiate_trainer(**kwargs)
+        if config.get("enable_progress_bar") is not False:
+            kwargs["callbacks"] = [*(config.get("callbacks") or []), RichProgressBar()]
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except MisconfigurationException as error:
+            raise ConfigError(f"trainer: {error}") from error
+
+    def after_fit(self) -> None:
+        print(f"logs, configuration and checkpoints: {self.trainer.log_dir}")
 
     def predict(self, model: LightningModule, **kwargs: Any) -> None:
         """Predict and write predictions.csv into the log folder."""
@@ -53,33 +68,45 @@ def lightning_command(arguments: list[str]) -> None:
         ConfigError: for a configuration, place or file that cannot be used.
         ArgumentError: jsonargparse's, for a value that does not fit.
     """
-    silence_remarks()
     commands = ("fit", "validate", "test", "predict")
-    quiet_exit = {"exit_on_error": False}
-    SnnAsyncCLI(
-        SpikingClassifier,
-        args=arguments,
-        trainer_defaults={"callbacks": [RichProgressBar()], "log_every_n_steps": 10, "accelerator": "cpu"},
-        seed_everything_default=0,
-        auto_configure_optimizers=False,
-        # Hyperparameters in a checkpoint would silently replace those of the command line.
-        load_from_checkpoint_support=False,
-        parser_kwargs=quiet_exit | {command: dict(quiet_exit) for command in commands},  # type: ignore[arg-type]
-    )
+    messages = {"exit_on_error": False}
+    with quiet_lightning():
+        SnnAsyncCLI(
+            SpikingClassifier,
+            args=arguments,
+            trainer_defaults={
+                "accelerator": "cpu",
+                "log_every_n_steps": 10,
+                "enable_model_summary": False,
+            },
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            # Hyperparameters in a checkpoint would silently replace those of the command line.
+            load_from_checkpoint_support=False,
+            parser_kwargs=messages | {command: dict(messages) for command in commands},
+        )
 
 
-def check_checkpoint(path: Path) -> None:
-    """Raise ConfigError if there is no such file, CheckpointError if it is no checkpoint."""
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint file holds.
+
+    Raises:
+        ConfigError: if there is no such file.
+        CheckpointError: if it is damaged or no checkpoint.
+    """
     if not path.is_file():
         raise ConfigError(
             f"ckpt_path={str(path)!r} is no file; give the path of a checkpoint made by `snn-async fit`"
         )
     try:
-        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(
             f"{str(path)!r} is damaged or no checkpoint ({type(error).__name__})"
         ) from error
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(f"{str(path)!r} holds a {type(checkpoint).__name__}, no checkpoint")
+    return checkpoint
 
 
 def _write_predictions(path: Path, batches: list[Any]) -> None:

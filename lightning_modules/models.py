@@ -87,7 +87,7 @@ def find_factory(path: str) -> Callable[..., nn.Module]:
         raise ConfigError(
             f"model={path!r} is a {type(factory).__name__}, not a function or class that makes a model"
         )
-    return factory  # type: ignore[no-any-return]
+    return factory
 
 
 def make_model(path: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:

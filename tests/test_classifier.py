@@ -9,13 +9,13 @@ from tiny_data import TinyEvents, make_net
 
 from lightning_modules.classifier import SpikingClassifier
 from lightning_modules.losses import RateLoss
-from lightning_modules.quiet import QuietLightning
+from lightning_modules.quiet import quiet_lightning
 from snn_async.errors import CheckpointError, OptionError
 
 
 @pytest.fixture(autouse=True)
 def quiet():
-    with QuietLightning():
+    with quiet_lightning():
         yield
 
 

@@ -35,7 +35,9 @@ class TinyEvents(LightningDataModule):
 
     def _loader(self, seed, shuffle=False):
         take = collate if self.with_ids else lambda items: collate(items)[:2]
-        return DataLoader(Patterns(10 * self.fold + seed), batch_size=self.batch_size, shuffle=shuffle, collate_fn=take)
+        return DataLoader(
+            Patterns(10 * self.fold + seed), batch_size=self.batch_size, shuffle=shuffle, collate_fn=take
+        )
 
     def train_dataloader(self):
         return self._loader(0, shuffle=True)

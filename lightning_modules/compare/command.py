@@ -1,0 +1,51 @@
+"""`snn-async compare`: options and YAML in, a comparison out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from pytorch_lightning import LightningDataModule
+
+from lightning_modules.compare.data import make_data
+from lightning_modules.compare.run import compare
+from lightning_modules.compare.settings import CompareSettings
+
+
+def compare_command(arguments: list[str]) -> None:
+    """Run `arguments`, without the command itself.
+
+    Raises:
+        ConfigError, ArgumentError: for settings that cannot be run; see `compare`.
+    """
+    parser = make_parser()
+    config = parser.parse_args(arguments)
+    record = _plain(config)
+    data = config.data.clone(with_meta=False).as_dict()
+    made = parser.instantiate_classes(config)
+    settings = CompareSettings(**{name: made[name] for name in CompareSettings.__dataclass_fields__})
+    compare(
+        settings, lambda fold, folds: make_data(data, fold, folds), config.output, record, config.overwrite
+    )
+
+
+def make_parser() -> ArgumentParser:
+    """Return the parser; its errors are exceptions."""
+    parser = ArgumentParser(
+        prog="snn-async compare",
+        description="Train one architecture layered and unlayered; evaluate each model under each execution.",
+        exit_on_error=False,
+    )
+    parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML with any of the options below")
+    parser.add_class_arguments(CompareSettings, None)
+    parser.add_subclass_arguments(LightningDataModule, "data", required=True, instantiate=False)
+    parser.add_argument("--output", type=Path, default=Path("results/compare"), help="folder of the results")
+    parser.add_argument("--overwrite", action="store_true", help="remove the results in the folder first")
+    return parser
+
+
+def _plain(config: Namespace) -> dict[str, Any]:
+    """Return the settings that results depend on, as YAML can hold them; null values included."""
+    values = config.clone(with_meta=False).as_dict()
+    kept = {k: v for k, v in values.items() if k not in ("config", "output", "overwrite")}
+    return json.loads(json.dumps(kept, default=str))

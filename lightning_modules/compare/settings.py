@@ -1,0 +1,127 @@
+"""What `snn-async compare` does, as one YAML holds it; checked before any work."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+
+from snn_async.errors import ConfigError
+from snn_async.stopping import make_stop_rule
+
+Method = Literal["layered", "random", "momentum"]
+METHODS: tuple[Method, ...] = ("layered", "random", "momentum")
+
+
+@dataclass(frozen=True)
+class Training:
+    """How each model is trained.
+
+    Attributes:
+        methods: "layered" (with the barrier), and unlayered with "random" or "momentum" scheduling.
+        epochs: of the training data.
+        optimizer, lr_scheduler: class_path and init_args of torch's (schedulers step once per epoch).
+        loss: class_path and init_args of a callable loss(outputs (T, B, classes), targets (B,));
+            `RateLoss()` if null.
+        forward_group_size: F of unlayered training; null for all pending spikes.
+        refractory_dropout: of unlayered training, 0..1.
+        spike_penalty: weight of the mean number of hidden spikes per sample.
+        select: keep the "last" epoch's weights, or those of the "best" validation accuracy under the
+            training's own execution.
+    """
+
+    methods: Sequence[Method] = METHODS
+    epochs: int = 20
+    optimizer: OptimizerCallable = torch.optim.Adam
+    lr_scheduler: LRSchedulerCallable | None = None
+    loss: Callable[..., Any] | None = None
+    forward_group_size: int | None = 8
+    refractory_dropout: float = 0.0
+    spike_penalty: float = 0.0
+    select: Literal["last", "best"] = "last"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How each model is evaluated on the test data.
+
+    Attributes:
+        executions: layered execution is evaluated once; the others with every combination of the next two.
+        forward_group_sizes: F values; null for all pending spikes.
+        stops: stop rules: "quiescent", "output", "output(k)".
+        steps: additionally stop every timestep after so many forward steps, with the first of
+            `forward_group_sizes`: the figure of accuracy against forward steps.
+        seed: of the schedules.
+    """
+
+    executions: Sequence[Method] = METHODS
+    forward_group_sizes: Sequence[int | None] = (8,)
+    stops: Sequence[str] = ("quiescent", "output")
+    steps: Sequence[int] = (1, 2, 4, 8, 16)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ExecutionOptions:
+    """Options of `snn_async.asynchronize` that training and evaluation share (see there)."""
+
+    refractory: Literal["discard", "integrate", "off"] | None = None
+    leftover: Literal["drop", "carry"] = "drop"
+    input: Literal["prioritized", "queued"] = "prioritized"
+    momentum_noise: float = 0.0
+    max_forward_steps: int = 100_000
+    backend: str = "auto"
+
+    def of(self, method: Method) -> dict[str, Any]:
+        """Return them as keyword arguments for one kind of execution."""
+        return asdict(self) | {"momentum_noise": self.momentum_noise if method == "momentum" else 0.0}
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """One comparison.
+
+    Attributes:
+        model: "package.module:factory" returning an `nn.Module`; the current directory counts.
+        model_args: its keyword arguments.
+        seeds: one training of every method per seed: initial weights, data order, dropout and schedules.
+        folds: cross-validation: fold i of the data with the i-th seed, so as many folds as seeds.
+        training, execution, evaluation: see there.
+    """
+
+    model: str = "lightning_modules.models:mlp"
+    model_args: dict[str, Any] = field(default_factory=dict)
+    seeds: Sequence[int] = (0, 1)
+    folds: int | None = None
+    training: Training = field(default_factory=Training)
+    execution: ExecutionOptions = field(default_factory=ExecutionOptions)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+    def __post_init__(self) -> None:
+        training, evaluation = self.training, self.evaluation
+        _distinct("seeds", self.seeds)
+        _distinct("training.methods", training.methods)
+        _distinct("evaluation.executions", evaluation.executions)
+        _distinct("evaluation.forward_group_sizes", evaluation.forward_group_sizes)
+        _distinct("evaluation.stops", evaluation.stops)
+        for name, value in (
+            ("training.epochs", training.epochs),
+            ("training.forward_group_size", training.forward_group_size),
+            *(("evaluation.forward_group_sizes", size) for size in evaluation.forward_group_sizes),
+            *(("evaluation.steps", steps) for steps in evaluation.steps),
+        ):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}: {value} must be at least 1")
+        for stop in evaluation.stops:
+            make_stop_rule(stop)
+        if self.folds is not None and self.folds != len(self.seeds):
+            raise ConfigError(
+                f"folds: {self.folds} with {len(self.seeds)} seeds; fold i takes the i-th seed, so give as "
+                "many seeds as folds"
+            )
+
+
+def _distinct(name: str, values: Sequence[object]) -> None:
+    if not values or len(set(values)) != len(values):
+        raise ConfigError(f"{name}: {list(values)} must hold at least one value, each once")

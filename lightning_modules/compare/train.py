@@ -1,0 +1,114 @@
+"""Train one model of a comparison."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger
+from torch import nn
+
+from lightning_modules.checkpoints import check_architecture
+from lightning_modules.classifier import SpikingClassifier
+from lightning_modules.compare.plan import Case
+from lightning_modules.compare.settings import CompareSettings
+from lightning_modules.files import write_whole
+from lightning_modules.models import make_model
+from lightning_modules.quiet import quiet_lightning
+
+
+class OnEpoch(pl.Callback):
+    """Calls `report` after every training epoch."""
+
+    def __init__(self, report: Callable[[], None]) -> None:
+        self.report = report
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.report()
+
+
+def initial_model(case: Case, settings: CompareSettings) -> nn.Module:
+    """Return the untrained model: the same weights for every training method of a seed."""
+    torch.manual_seed(case.seed)
+    return make_model(settings.model, settings.model_args)
+
+
+def make_classifier(case: Case, settings: CompareSettings) -> SpikingClassifier:
+    """Return the model of a case with its training options.
+
+    Raises:
+        ConfigError, OptionError, UnsupportedModelError, UnsupportedByEngineError: if it cannot be trained.
+    """
+    training = settings.training
+    return SpikingClassifier(
+        initial_model(case, settings),
+        execution="layered" if case.training == "layered" else "asynchronous",
+        scheduler=case.training,
+        forward_group_size=training.forward_group_size,
+        refractory_dropout=training.refractory_dropout,
+        spike_penalty=training.spike_penalty,
+        loss=training.loss,
+        optimizer=training.optimizer,
+        lr_scheduler=training.lr_scheduler,
+        **settings.execution.of(case.training),
+    )
+
+
+def train(
+    case: Case,
+    settings: CompareSettings,
+    data: pl.LightningDataModule,
+    folder: Path,
+    report: Callable[[], None],
+) -> None:
+    """Train and write `folder`/models/NAME.ckpt, whole or not at all; metrics go to logs/NAME/metrics.csv."""
+    classifier, best = make_classifier(case, settings), settings.training.select == "best"
+    callbacks: list[Any] = [OnEpoch(report)]
+    models = folder / "models"
+    keeper = ModelCheckpoint(
+        models, f".{case.name}", "val_accuracy", mode="max", enable_version_counter=False
+    )
+    metrics = folder / "logs" / case.name / "metrics.csv"
+    metrics.unlink(missing_ok=True)  # of an interrupted training
+    with quiet_lightning():
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            devices=1,
+            max_epochs=settings.training.epochs,
+            logger=CSVLogger(folder, "logs", case.name),
+            callbacks=[*callbacks, keeper] if best else callbacks,
+            enable_checkpointing=best,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+            limit_val_batches=1.0 if best else 0,
+            num_sanity_val_steps=0,
+        )
+        trainer.fit(classifier, datamodule=data)
+        if best:
+            os.replace(keeper.best_model_path, model_path(case, folder))
+        else:
+            write_whole(
+                model_path(case, folder), lambda path: trainer.save_checkpoint(path, weights_only=True)
+            )
+
+
+def model_path(case: Case, folder: Path) -> Path:
+    """Return where a case's checkpoint is."""
+    return folder / "models" / f"{case.name}.ckpt"
+
+
+def load_model(case: Case, settings: CompareSettings, folder: Path) -> nn.Module:
+    """Return the trained source model.
+
+    Raises:
+        CheckpointError: if the factory makes another architecture than it did when the model was trained.
+    """
+    classifier = make_classifier(case, settings)
+    path = model_path(case, folder)
+    saved = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    check_architecture(saved, classifier.state_dict(), str(path))
+    classifier.load_state_dict(saved)
+    return classifier.net.model.eval()
