@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from pytorch_lightning.utilities import rank_zero_info
 
-from lightning_modules.event_data import EventData, Frames, at_least, bin_archive
+from lightning_modules.event_data import EventData, at_least
+from lightning_modules.event_frames import Frames, bin_archive
 from lightning_modules.files import check_writable
 from snn_async.data.archive import EventArchive, read_npz, write_npz
 from snn_async.data.camera import SaccadeCamera

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from lightning_modules.event_data import EventData, Frames, at_least, bin_archive
+from lightning_modules.event_data import EventData, at_least
+from lightning_modules.event_frames import Frames, bin_archive
 from snn_async.data.archive import EventArchive as Recordings
 from snn_async.data.archive import load_archive
 from snn_async.data.events import SensorSize, crop
@@ -19,7 +20,7 @@ class EventArchive(EventData):
         sensor_size: (height, width) in pixels, or one number for a square sensor; a third entry must be 2.
         time_window_us: length of a frame in microseconds.
         first_ms: use only events before this time in milliseconds; None: all.
-        frames: T, later events are left out; None: as many as `first_ms`, or else the longest recording, fills.
+        frames: T, later events are left out; None: as `first_ms`, or else the longest recording, needs.
         folds, fold, **options: those of `EventData`.
 
     Raises:

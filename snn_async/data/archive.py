@@ -79,8 +79,8 @@ def read_npz(path: str | Path, keys: Sequence[str]) -> dict[str, NDArray]:
     if not Path(path).is_file():
         raise DataError(f"no file {path}; give the path of an .npz with the keys {', '.join(keys)}")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            present = list(getattr(file, "files", ()))  # absent from the array of an .npy file
+        with Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            present = list(file.files)
             missing = [key for key in keys if key not in present]
             if not missing:
                 return {key: file[key] for key in keys}

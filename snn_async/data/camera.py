@@ -14,6 +14,8 @@ from snn_async.errors import ConfigError, DataError
 
 # (y, x) in units of the amplitude: down and right, up and right, and back to the left.
 TRIANGLE = np.array([(-0.5, -0.5), (0.5, 0.0), (-0.5, 0.5), (-0.5, -0.5)])
+# A level must be passed, not just reached: the image ends where it began, and rounding must decide no event.
+BEYOND = 1 - 1e-9
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class SaccadeCamera:
         step_us = self.saccade_us / self.steps
         for k, shift in enumerate(path[1:]):
             now = self.view(images, shift)
-            crossed = np.trunc((now - reference) / self.threshold).astype(np.int64)
+            crossed = np.trunc((now - reference) / self.threshold * BEYOND).astype(np.int64)
             recording, pixel = np.nonzero(crossed)
             count = crossed[recording, pixel]
             each = np.repeat(np.arange(len(count)), abs(count))

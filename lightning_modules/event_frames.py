@@ -1,0 +1,87 @@
+"""Recordings binned into frames and kept in memory, and the batches made of them."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from snn_async.data.archive import EventArchive
+from snn_async.data.events import SensorSize, bin_events
+from snn_async.errors import DataError
+
+MAX_BYTES = 8 * 2**30
+
+
+class Batch(NamedTuple):
+    """One batch: x (T, B, P, H, W) float32 event counts, y (B,) int64 labels, sample_ids (B,) int64.
+
+    A sample id is the recording's index in the whole data set, so what depends on it (a random schedule) does
+    not depend on the batch.
+    """
+
+    x: Tensor
+    y: Tensor
+    sample_ids: Tensor
+
+
+class Frames(NamedTuple):
+    """Binned recordings: counts (N, T, P, H, W) uint8 or int16, label (N,) int64."""
+
+    counts: NDArray
+    label: NDArray[np.int64]
+
+
+class FrameDataset(Dataset):
+    """Some of the binned recordings: counts (N, T, P, H, W), label (N,) indices (M,) of those meant."""
+
+    def __init__(self, counts: Tensor, label: Tensor, indices: Tensor) -> None:
+        self.counts, self.label, self.indices = counts, label, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, item: int) -> Batch:
+        """Return one recording, x (T, P, H, W) float32, its label and its index in the whole data set."""
+        at = self.indices[item]
+        return Batch(self.counts[at].float(), self.label[at], at)
+
+    def __getitems__(self, items: list[int]) -> Batch:
+        """Return several recordings at once, as counted and batch first; DataLoader prefers this."""
+        at = self.indices[items]
+        return Batch(self.counts[at], self.label[at], at)
+
+
+def time_first(batch: Batch) -> Batch:
+    """Collate what `FrameDataset.__getitems__` returns: (B, T, ...) counts become (T, B, ...) float32."""
+    x = batch.x.transpose(0, 1).to(torch.float32, memory_format=torch.contiguous_format)
+    return Batch(x, batch.y, batch.sample_ids)
+
+
+def bin_archive(archive: EventArchive, sensor_size: SensorSize, window_us: int, frames: int) -> Frames:
+    """Return every recording's event counts in `frames` windows of `window_us` microseconds from t = 0.
+
+    Raises:
+        DataError: no event lies in the windows, or their frames would not fit in memory.
+    """
+    height, width, polarities = sensor_size
+    shape = (len(archive), frames, polarities, height, width)
+    if np.prod(shape, dtype=float) > MAX_BYTES:
+        raise DataError(
+            f"{shape[0]} recordings in {frames} frames of {polarities} x {height} x {width} need more than "
+            f"{MAX_BYTES / 2**30:g} GiB; choose fewer frames (a longer time window or an earlier end)"
+        )
+    counts = np.zeros(shape, np.uint8)
+    for i in range(len(archive)):
+        binned = bin_events(archive[i], sensor_size, window_us, frames)
+        if counts.dtype == np.uint8 and binned.max() > 255:
+            counts = counts.astype(np.int16)
+        counts[i] = binned
+    if not counts.any():
+        raise DataError(
+            f"no recording has an event in the first {frames * window_us} us; its times must start near 0 "
+            "(subtract each recording's first)"
+        )
+    return Frames(counts, archive.label)
