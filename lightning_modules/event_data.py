@@ -111,12 +111,18 @@ class EventData(pl.LightningDataModule, ABC):
         """Return batches of the training set, shuffled by torch's generator."""
         return self._loader("train", shuffle=True)
 
-    def val_dataloader(self) -> DataLoader:
-        """Return batches of the validation set, in order; none where val_fraction is 0."""
-        return self._loader("val")
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        """Return batches of the validation set, in order; no loader where val_fraction is 0."""
+        return self._loader("val") if len(self.parts["val"]) else []
 
     def test_dataloader(self) -> DataLoader:
-        """Return batches of the test set, in order; none where test_fraction is 0."""
+        """Return batches of the test set, in order.
+
+        Raises:
+            ConfigError: if there is no test set.
+        """
+        if not len(self.parts["test"]):
+            raise ConfigError("test_fraction=0 leaves no test set; give a share above 0, or folds")
         return self._loader("test")
 
     def predict_dataloader(self) -> DataLoader:
@@ -126,8 +132,8 @@ class EventData(pl.LightningDataModule, ABC):
     def _loader(self, part: str, shuffle: bool = False) -> DataLoader:
         return DataLoader(
             self._part(part),
-            self.batch_size,
-            shuffle=shuffle and len(self.parts[part]) > 0,
+            batch_size=self.batch_size,  # by name: Lightning's predict makes the loader again from keywords
+            shuffle=shuffle,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             collate_fn=time_first,  # type: ignore[arg-type]  # gets what __getitems__ returns

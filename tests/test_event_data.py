@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import tonic
 import torch
 
@@ -12,6 +13,7 @@ from lightning_modules.digit_events import DigitEvents
 from lightning_modules.event_archive import EventArchive as ArchiveModule
 from lightning_modules.event_frames import Batch, time_first
 from lightning_modules.event_split import Split
+from lightning_modules.quiet import quiet_lightning
 from snn_async.data.archive import KEYS, EventArchive, load_archive, save_archive
 from snn_async.data.camera import SaccadeCamera
 from snn_async.data.events import EVENT_DTYPE, bin_events, check_events, crop
@@ -286,6 +288,33 @@ def test_archive_batches_have_time_first_and_ids(path):
         ]
     one = module.test_dataloader().dataset[2]
     assert (one.x == x[:, 2]).all() and one.sample_ids == ids[2]
+
+
+class Echo(pl.LightningModule):
+    def predict_step(self, batch):
+        return batch.sample_ids
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_lightning_predicts_in_order(path, workers):
+    module = ArchiveModule(str(path), [3, 5], test_fraction=0.4, batch_size=3, num_workers=workers)
+    with quiet_lightning():
+        trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+        assert torch.cat(trainer.predict(Echo(), datamodule=module)).tolist() == module.parts["test"].tolist()
+
+
+def test_parts_may_be_empty(path):
+    module = ArchiveModule(str(path), [3, 5], val_fraction=0, test_fraction=0)
+    assert len(module.train_dataloader().dataset) == 40 and module.val_dataloader() == []
+    with pytest.raises(ConfigError, match="test_fraction=0 leaves no test set"):
+        module.test_dataloader()
+
+
+def test_training_batches_cover_the_part_in_another_order_each_time(path):
+    module = ArchiveModule(str(path), [3, 5], val_fraction=0, batch_size=8)
+    loader, part = module.train_dataloader(), module.parts["train"].tolist()
+    first, second = (torch.cat([batch.sample_ids for batch in loader]).tolist() for _ in range(2))
+    assert sorted(first) == sorted(second) == part and first != second
 
 
 def test_first_ms_crops_inside_a_window(path):
