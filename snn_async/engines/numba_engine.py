@@ -62,13 +62,11 @@ class NumbaEngine:
         carried = kernels.Carried(*vars(start.pending).values())
         bounds = _chunks(samples, CHUNKS)
 
-        def run(chunk: tuple[int, int]) -> Any:
-            work = _work(net, tensors)
-            return kernels.simulate_chunk(net, rules, tensors, carried, out, work, *chunk, keep_log)
-
-        parts = _in_threads(run, bounds)
+        parts = _in_threads(
+            lambda chunk: _run_chunk(net, rules, tensors, carried, out, chunk, keep_log), bounds
+        )
         for *_, (b, t) in parts:
-            if b >= 0:
+            if t >= 0:
                 raise RunawayError(
                     f"timestep {start.timestep + t} of sample {start.sample_ids[b]} is not quiescent after "
                     f"max_forward_steps={execution.max_forward_steps} forward steps; raise the limit, "
@@ -118,7 +116,10 @@ class NumbaEngine:
         def chunk(task: tuple[tuple[int, int], dict[str, np.ndarray]]) -> None:
             (first, last), own = task
             grads = replay_kernels.Grads(**own, potentials=potentials.numpy(), x=x.numpy())
-            replay_kernels.replay_chunk(net, rules, tensors, log, run, grads, population_of, first, last)
+            adjoints, buckets = _adjoints(net, log, tensors.x.dtype, first, last)
+            replay_kernels.replay_chunk(
+                net, rules, tensors, log, run, grads, adjoints, buckets, population_of, first, last
+            )
 
         _in_threads(chunk, list(zip(bounds, sums, strict=True)))
         total = sums[0]
@@ -270,8 +271,97 @@ def _work(net: kernels.Net, tensors: kernels.Tensors) -> kernels.Work:
         turn_step=np.zeros(populations, dtype=np.int64),
         reached=np.zeros(populations, dtype=bool),
         found=np.zeros(n, dtype=np.int64),
-        now=np.zeros(11, dtype=np.int64),
+        now=np.zeros(12, dtype=np.int64),
     )
+
+
+def _run_chunk(
+    net: kernels.Net,
+    rules: kernels.Rules,
+    tensors: kernels.Tensors,
+    carried: kernels.Carried,
+    out: kernels.Out,
+    chunk: tuple[int, int],
+    keep_log: bool,
+) -> tuple[Any, ...]:
+    """Run a chunk, with more room each time its events do not fit."""
+    steps, _, size = tensors.x.shape
+    dtype, (sample, last) = tensors.x.dtype, chunk
+    work = _work(net, tensors)
+    room = (net.neurons + size) * 2 + (last - sample) * steps * net.neurons // 4
+    events = kernels.Events(
+        ints=np.empty((room, 5), dtype=np.int32),
+        floats=np.empty((room, 2), dtype=dtype),
+        pending=np.empty(room, dtype=np.int64),
+        deliveries=np.empty(room, dtype=np.int64),
+        priority=np.empty(room, dtype=np.float64),
+        heap=np.empty(room, dtype=np.int64),
+        sources=np.empty(room, dtype=np.int32),
+        amplitudes=np.empty(room, dtype=dtype),
+    )
+    inputs = size + (last - sample) * steps * size // 16 if keep_log else size
+    rooms = kernels.Rooms(
+        input_source=np.empty(inputs, dtype=np.int32),
+        input_amplitude=np.empty(inputs, dtype=dtype),
+        left_ints=np.empty((room if rules.carry else 0, 3), dtype=np.int64),
+        left_floats=np.empty((room if rules.carry else 0, 2), dtype=np.float64),
+        v=np.empty(net.neurons, dtype=dtype),
+        fired=np.empty(net.neurons, dtype=dtype),
+        ranges=np.zeros((len(net.turn), 2), dtype=np.int64),
+    )
+    while True:
+        sample, runaway = kernels.simulate_chunk(
+            net, rules, tensors, carried, out, work, events, rooms, sample, last, keep_log
+        )
+        if sample == last or runaway >= 0:
+            break
+        events = kernels.Events(*(_doubled(array) for array in events))
+        kept = (rooms.v, rooms.fired, rooms.ranges)
+        rooms = kernels.Rooms(*(_doubled(array) for array in rooms[:4]), *kept)
+    now = work.now
+    return (
+        events.ints[: now[kernels.EVENTS]],
+        events.floats[: now[kernels.EVENTS]],
+        events.deliveries[: now[kernels.DELIVERIES]],
+        rooms.input_source[: now[kernels.INPUTS]],
+        rooms.input_amplitude[: now[kernels.INPUTS]],
+        rooms.left_ints[: now[kernels.LEFT]],
+        rooms.left_floats[: now[kernels.LEFT]],
+        (sample, runaway),
+    )
+
+
+def _doubled(array: np.ndarray) -> np.ndarray:
+    bigger = np.empty((2 * len(array), *array.shape[1:]), dtype=array.dtype)
+    bigger[: len(array)] = array
+    return bigger
+
+
+def _adjoints(
+    net: kernels.Net, log: replay_kernels.Log, dtype: np.dtype, first: int, last: int
+) -> tuple[replay_kernels.Adjoints, np.ndarray]:
+    """Scratch of one chunk, with room for the events of its busiest sample."""
+    emitted = log.emitted[first:last, -1] - log.emitted[first:last, 0]
+    delivered = log.delivered[first:last, -1] - log.delivered[first:last, 0]
+    n, room = net.neurons, int(max(emitted.max(), delivered.max()))
+    adjoints = replay_kernels.Adjoints(
+        current=np.zeros(n, dtype=dtype),
+        kept=np.zeros(n, dtype=dtype),
+        silent=np.zeros(n, dtype=dtype),
+        last=np.zeros(n, dtype=dtype),
+        last_step=np.zeros(n, dtype=np.int32),
+        after=np.zeros(n, dtype=dtype),
+        slot=np.zeros(n, dtype=dtype),
+        slot_step=np.zeros(n, dtype=np.int32),
+        slot_after=np.zeros(n, dtype=dtype),
+        extra_neuron=np.zeros(room, dtype=np.int64),
+        extra_step=np.zeros(room, dtype=np.int64),
+        extra=np.zeros(room, dtype=dtype),
+        rows=np.zeros(room, dtype=dtype),
+        head=np.zeros(len(net.turn), dtype=np.int64),
+        following=np.zeros(room, dtype=np.int64),
+    )
+    return adjoints, np.zeros(len(net.turn) + 1 + room, dtype=np.int64)
 
 
 def _log(out: kernels.Out, parts: list[Any], bounds: list[tuple[int, int]], steps: int) -> EventLog:

@@ -7,7 +7,6 @@ evaluation not before d, or, after the last one, that of the carried potential (
 
 from typing import Any, NamedTuple
 
-import numpy as np
 from numba import njit
 
 from snn_async.engines.numba_simulate import (
@@ -15,12 +14,13 @@ from snn_async.engines.numba_simulate import (
     SUBTRACT,
     VALUE,
     compiled,
+    copy,
     inlined,
-    scale_of,
+    scale_range,
     set_where_fired,
 )
 
-summing = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+summing = njit(cache=True, nogil=True, error_model="numpy", _nrt=False, fastmath={"reassoc", "contract", "nsz"})
 
 
 class Log(NamedTuple):
@@ -240,9 +240,9 @@ def times(values, scale):  # type: ignore[no-untyped-def]
 @inlined
 def open_slots(adj, a, z, scale):  # type: ignore[no-untyped-def]
     """Copy a population's slots as a projection sees them, standing after the last evaluation."""
-    adj.slot[: z - a] = adj.last[a:z]
-    adj.slot_step[: z - a] = adj.last_step[a:z]
-    adj.slot_after[: z - a] = adj.after[a:z]
+    copy(adj.slot[: z - a], adj.last[a:z])
+    copy(adj.slot_step[: z - a], adj.last_step[a:z])
+    copy(adj.slot_after[: z - a], adj.after[a:z])
     times(adj.slot, scale)
     times(adj.slot_after, scale)
 
@@ -258,6 +258,14 @@ def rewind(slot, slot_step, extra_neuron, extra_step, extra, scale, at, count, s
     return at
 
 
+@compiled
+def emission_timestep(emitted, row):  # type: ignore[no-untyped-def]
+    t = 0
+    while emitted[t + 2] <= row:
+        t += 1
+    return t
+
+
 @inlined
 def projection(net, rules, tensors, log, grads, adj, buckets, first_row, t, b, p, k, extras):  # type: ignore[no-untyped-def]
     """Through projection k into population p: gradients of its weights and biases, adjoints of its sources."""
@@ -265,8 +273,11 @@ def projection(net, rules, tensors, log, grads, adj, buckets, first_row, t, b, p
     size, begin = z - a, net.weight_start[k]
     weights = tensors.weights[begin : begin + rows * size].reshape(rows, size)
     weight_grads = grads.weights[begin : begin + rows * size].reshape(rows, size)
-    source_scale = scale_of(tensors, tensors.source_scale_start[k], rows, t, b)
-    target_scale = scale_of(tensors, tensors.target_scale_start[k], size, t, b)
+    samples = tensors.x.shape[1]
+    c, d = scale_range(tensors.source_scale_start[k], rows, samples, t, b)
+    source_scale = tensors.scales[c:d]
+    c, d = scale_range(tensors.target_scale_start[k], size, samples, t, b)
+    target_scale = tensors.scales[c:d]
     slot, slot_step, after = adj.slot[:size], adj.slot_step[:size], adj.slot_after[:size]
     turn = log.turn_step[t, b, p]
     if turn >= 0:
@@ -294,7 +305,7 @@ def projection(net, rules, tensors, log, grads, adj, buckets, first_row, t, b, p
             if q >= 0:
                 adj.rows[row - first_row] += adjoint
             elif len(grads.x) > 0 and row >= log.emitted[b, 1]:
-                grads.x[np.searchsorted(log.emitted[b], row, side="right") - 2, b, j] += adjoint
+                grads.x[emission_timestep(log.emitted[b], row), b, j] += adjoint
         place = buckets[len(net.turn) + 1 + place - first_delivery]
     rewind(slot, slot_step, adj.extra_neuron, adj.extra_step, adj.extra, target_scale, extra, extras, 0)
     if q >= 0:
@@ -336,7 +347,7 @@ def leak_and_reset(net, tensors, grads, adj, p, v, fired):  # type: ignore[no-un
     a, z = net.start[p], net.start[p + 1]
     current, before, fired = adj.current[a:z], adj.slot[: z - a], fired[a:z]
     zero = tensors.x.dtype.type(0)
-    before[:] = v[a:z]
+    copy(before, v[a:z])
     value_delayed = net.delayed[p] and net.reset[p] == VALUE
     if value_delayed:
         set_where_fired(before, fired, tensors.x.dtype.type(net.reset_value[p]))
@@ -372,31 +383,15 @@ def bucket(net, log, adj, buckets, population_of, first_row, t, b):  # type: ign
 
 
 @compiled
-def replay_chunk(net, rules, tensors, log, run, grads, population_of, first_sample, last_sample):  # type: ignore[no-untyped-def]
+def accumulate(total, values):  # type: ignore[no-untyped-def]
+    for i in range(len(total)):
+        total[i] += values[i]
+
+
+@compiled
+def replay_chunk(net, rules, tensors, log, run, grads, adj, buckets, population_of, first_sample, last_sample):  # type: ignore[no-untyped-def]
     """Add the gradients of samples first_sample .. last_sample - 1 to `grads`."""
-    steps, neurons, populations = tensors.x.shape[0], net.neurons, len(net.turn)
-    dtype = tensors.x.dtype
-    most = 0
-    for b in range(first_sample, last_sample):
-        most = max(most, log.emitted[b, steps + 1] - log.emitted[b, 0], log.delivered[b, steps] - log.delivered[b, 0])
-    adj = Adjoints(
-        np.zeros(neurons, dtype=dtype),
-        np.zeros(neurons, dtype=dtype),
-        np.zeros(neurons, dtype=dtype),
-        np.zeros(neurons, dtype=dtype),
-        np.zeros(neurons, dtype=np.int32),
-        np.zeros(neurons, dtype=dtype),
-        np.zeros(neurons, dtype=dtype),
-        np.zeros(neurons, dtype=np.int32),
-        np.zeros(neurons, dtype=dtype),
-        np.zeros(most, dtype=np.int64),
-        np.zeros(most, dtype=np.int64),
-        np.zeros(most, dtype=dtype),
-        np.zeros(most, dtype=dtype),
-        np.zeros(populations, dtype=np.int64),
-        np.zeros(most, dtype=np.int64),
-    )
-    buckets = np.zeros(populations + 1 + most, dtype=np.int64)
+    steps, populations = tensors.x.shape[0], len(net.turn)
     for b in range(first_sample, last_sample):
         first_row = log.emitted[b, 0]
         adj.rows[: log.emitted[b, steps + 1] - first_row] = 0
@@ -405,8 +400,8 @@ def replay_chunk(net, rules, tensors, log, run, grads, population_of, first_samp
             v = run.potentials[t - 1, b] if t > 0 else tensors.potentials[b]
             fired = run.spikes[t - 1, b] if t > 0 else tensors.spikes[b]
             if len(run.grad_potentials) > 0:
-                adj.current[:] += run.grad_potentials[t, b]
-            adj.kept[:] = adj.current
+                accumulate(adj.current, run.grad_potentials[t, b])
+            copy(adj.kept, adj.current)
             adj.silent[:] = 0
             bucket(net, log, adj, buckets, population_of, first_row, t, b)
             for p in range(populations - 1, -1, -1):
@@ -417,4 +412,4 @@ def replay_chunk(net, rules, tensors, log, run, grads, population_of, first_samp
                             net, rules, tensors, log, grads, adj, buckets, first_row, t, b, p, k, extras
                         )
                 leak_and_reset(net, tensors, grads, adj, p, v, fired)
-        grads.potentials[b] = adj.current
+        copy(grads.potentials[b], adj.current)

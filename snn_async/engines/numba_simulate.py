@@ -109,6 +109,18 @@ class Out(NamedTuple):
     left: Any
 
 
+class Rooms(NamedTuple):
+    """More storage of one chunk: delivered inputs, events left pending, and one sample's kept state."""
+
+    input_source: Any
+    input_amplitude: Any
+    left_ints: Any
+    left_floats: Any
+    v: Any
+    fired: Any
+    ranges: Any
+
+
 class Work(NamedTuple):
     """One sample's state within a timestep."""
 
@@ -129,7 +141,7 @@ class Work(NamedTuple):
 
 
 class Events(NamedTuple):
-    """Growable storage of one chunk, all of one length.
+    """The events of one chunk, all arrays of one length.
 
     `ints` columns are source, step, timestep, delivered timestep and step; `pending` and `deliveries` name its
     rows, `priority` and `heap` order places in `pending`, `sources` and `amplitudes` are the group under way.
@@ -148,7 +160,7 @@ class Events(NamedTuple):
 SOURCE, STEP, TIMESTEP, DELIVERED_TIMESTEP, DELIVERED_STEP = range(5)
 AMPLITUDE, POTENTIAL = range(2)
 # entries of Work.now, the scalars that change within a timestep
-(T, B, NEXT_STEP, HOP, FIRST_OUTPUT, OPERATIONS, UPDATES, EVENTS, PENDING, DELIVERIES, INPUTS) = range(11)
+(T, B, NEXT_STEP, HOP, FIRST_OUTPUT, OPERATIONS, UPDATES, EVENTS, PENDING, DELIVERIES, INPUTS, LEFT) = range(12)
 
 _GOLDEN = np.uint64(keys.GOLDEN)
 _MUL1, _MUL2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -158,8 +170,9 @@ _ORDER, _DROPOUT = keys.ORDER, keys.REFRACTORY_DROPOUT
 
 # Loops over neurons live in functions of plain arrays, which LLVM vectorizes; what passes the tuples above
 # around is inlined, because passing them costs more than most of these functions do.
-compiled = njit(cache=True, nogil=True, error_model="numpy")
-inlined = njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+# Nothing here allocates, so numba's reference counting is off: its atomic operations took most of the time.
+compiled = njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+inlined = njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 
 
 @inlined
@@ -182,6 +195,12 @@ def step_state(rules, tensors, work, purpose):  # type: ignore[no-untyped-def]
 @inlined
 def uniform(state, source):  # type: ignore[no-untyped-def]
     return float(mix(state, source) >> _S11) * 2.0**-53
+
+
+@compiled
+def copy(to, values):  # type: ignore[no-untyped-def]
+    for i in range(len(to)):
+        to[i] = values[i]
 
 
 @compiled
@@ -220,7 +239,7 @@ def retest(u, residual, v, compare, threshold):  # type: ignore[no-untyped-def]
 @inlined
 def begin(net, tensors, work, v, fired):  # type: ignore[no-untyped-def]
     """Leak and delayed reset, in the framework's own order; nobody is refractory."""
-    work.compare[:] = tensors.compare
+    copy(work.compare, tensors.compare)
     work.ignoring[:] = False
     work.residual[:] = 0
     work.count[:] = 0
@@ -337,20 +356,22 @@ def add_events(u, weights, sources, amplitudes, count, first_source, source_scal
     return delivered
 
 
-@inlined
-def scale_of(tensors, start, size, t, b):  # type: ignore[no-untyped-def]
-    """The dropout factors of one frame, empty if there are none."""
+@compiled
+def scale_range(start, size, samples, t, b):  # type: ignore[no-untyped-def]
+    """Where the dropout factors of one frame lie in `Tensors.scales`; empty if there are none."""
     if start < 0:
-        return tensors.scales[:0]
-    begin = start + (t * tensors.x.shape[1] + b) * size
-    return tensors.scales[begin : begin + size]
+        return 0, 0
+    begin = start + (t * samples + b) * size
+    return begin, begin + size
 
 
 @inlined
 def deliver(net, tensors, work, k, sources, amplitudes, count):  # type: ignore[no-untyped-def]
     """Add the currents of events through projection k."""
     p, rows, size = net.target[k], net.fan_in[k], net.fan_out[k]
-    first, t, b = net.weight_start[k], work.now[T], work.now[B]
+    first, t, b, samples = net.weight_start[k], work.now[T], work.now[B], tensors.x.shape[1]
+    c, d = scale_range(tensors.source_scale_start[k], rows, samples, t, b)
+    e, f = scale_range(tensors.target_scale_start[k], size, samples, t, b)
     delivered = add_events(
         work.u[net.start[p] : net.start[p + 1]],
         tensors.weights[first : first + rows * size].reshape(rows, size),
@@ -358,8 +379,8 @@ def deliver(net, tensors, work, k, sources, amplitudes, count):  # type: ignore[
         amplitudes,
         count,
         net.first_source[k],
-        scale_of(tensors, tensors.source_scale_start[k], rows, t, b),
-        scale_of(tensors, tensors.target_scale_start[k], size, t, b),
+        tensors.scales[c:d],
+        tensors.scales[e:f],
     )
     if delivered > 0:
         work.reached[p] = True
@@ -379,8 +400,9 @@ def evaluate(net, rules, tensors, work, events):  # type: ignore[no-untyped-def]
                 for k in range(len(net.target)):
                     if net.target[k] == p:
                         bias = tensors.biases[net.bias_start[k] : net.bias_start[k] + len(u)]
-                        scale = scale_of(tensors, tensors.target_scale_start[k], len(u), work.now[T], work.now[B])
-                        add(u, bias, scale)
+                        start, samples = tensors.target_scale_start[k], tensors.x.shape[1]
+                        c, d = scale_range(start, len(u), samples, work.now[T], work.now[B])
+                        add(u, bias, tensors.scales[c:d])
     for p in range(len(net.turn)):
         if not work.reached[p]:
             continue
@@ -507,7 +529,16 @@ def pick(net, rules, tensors, work, events):  # type: ignore[no-untyped-def]
         elif later(work, events, events.heap[0], a):
             events.heap[0] = a
             sift_down(work, events, size)
-    events.heap[:size].sort()
+    chosen = events.sources  # free until the group is under way
+    for a in range(waiting):
+        chosen[a] = 0
+    for g in range(size):
+        chosen[events.heap[g]] = 1
+    g = 0
+    for a in range(waiting):
+        if chosen[a] == 1:
+            events.heap[g] = a
+            g += 1
     return size
 
 
@@ -603,30 +634,6 @@ def nonzero(frame, index, values):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def grown(array, size):  # type: ignore[no-untyped-def]
-    bigger = np.empty((size,) + array.shape[1:], dtype=array.dtype)
-    bigger[: len(array)] = array
-    return bigger
-
-
-@inlined
-def with_room(events, needed):  # type: ignore[no-untyped-def]
-    if needed <= len(events.ints):
-        return events
-    size = 2 * needed
-    return Events(
-        grown(events.ints, size),
-        grown(events.floats, size),
-        grown(events.pending, size),
-        grown(events.deliveries, size),
-        grown(events.priority, size),
-        grown(events.heap, size),
-        grown(events.sources, size),
-        grown(events.amplitudes, size),
-    )
-
-
-@compiled
 def keep(v, u, residual, potentials, count, spikes):  # type: ignore[no-untyped-def]
     for i in range(len(v)):
         v[i] = u[i] + residual[i]
@@ -661,7 +668,7 @@ def end(net, tensors, work, rules, out, v, fired, keep_log):  # type: ignore[no-
                 out.silent_potential[t, b, a:z],
             )
     keep(v, work.u, work.residual, out.potentials[t, b], work.count, out.spikes[t, b])
-    fired[:] = work.count
+    copy(fired, work.count)
     out.forward_steps[t, b] = work.now[NEXT_STEP]
     out.first_output[t, b] = work.now[FIRST_OUTPUT]
     out.operations[t, b] = work.now[OPERATIONS]
@@ -671,134 +678,139 @@ def end(net, tensors, work, rules, out, v, fired, keep_log):  # type: ignore[no-
 
 
 @compiled
-def simulate_chunk(net, rules, tensors, carried, out, work, first_sample, last_sample, keep_log):  # type: ignore[no-untyped-def]
-    """Run samples first_sample .. last_sample - 1; return the chunk's events and a runaway (sample, timestep).
+def simulate_chunk(net, rules, tensors, carried, out, work, events, rooms, first_sample, last_sample, keep_log):  # type: ignore[no-untyped-def]
+    """Run samples first_sample .. last_sample - 1.
 
-    Offsets written to `out` count rows within this chunk.
+    Returns the first sample that was not run, because `events` or `rooms` are too small for it, and the
+    timestep in which it exceeded `max_forward_steps`, or -1. Offsets in `out` count rows of this chunk.
     """
     steps, _, size = tensors.x.shape
-    neurons, populations = net.neurons, len(net.turn)
-    capacity = 4 * (neurons + size)
-    events = Events(
-        np.empty((capacity, 5), dtype=np.int32),
-        np.empty((capacity, 2), dtype=tensors.x.dtype),
-        np.empty(capacity, dtype=np.int64),
-        np.empty(capacity, dtype=np.int64),
-        np.empty(capacity, dtype=np.float64),
-        np.empty(capacity, dtype=np.int64),
-        np.empty(capacity, dtype=np.int32),
-        np.empty(capacity, dtype=tensors.x.dtype),
-    )
-    for p in range(populations):
+    neurons, now, room = net.neurons, work.now, len(events.ints)
+    for p in range(len(net.turn)):
         work.turn[p] = p if rules.scheduler == LAYERED else net.turn[p] + (1 if rules.queued else 0)
-    inputs, values = np.empty(size, dtype=np.int32), np.empty(size, dtype=tensors.x.dtype)
-    input_source = np.empty(4 * size, dtype=np.int32)
-    input_amplitude = np.empty(4 * size, dtype=tensors.x.dtype)
-    left_ints, left_floats = np.empty((16, 3), dtype=np.int64), np.empty((16, 2), dtype=np.float64)
-    left = 0
-    ranges = np.zeros((populations, 2), dtype=np.int64)
-    v = np.empty(neurons, dtype=tensors.x.dtype)
-    fired = np.empty(neurons, dtype=tensors.x.dtype)
-    now = work.now
-    now[EVENTS] = now[DELIVERIES] = now[INPUTS] = 0
-    runaway = (-1, -1)
     for b in range(first_sample, last_sample):
-        now[B], now[PENDING], now[T] = b, 0, -1
-        v[:] = tensors.potentials[b]
-        fired[:] = tensors.spikes[b]
-        out.emitted[b, 0] = now[EVENTS]
+        now[B], now[T], now[PENDING], now[NEXT_STEP] = b, -1, 0, 0
+        began = (now[EVENTS], now[DELIVERIES], now[INPUTS])
         arriving = carried.offsets[b + 1] - carried.offsets[b]
-        now[NEXT_STEP] = 0
-        events = with_room(events, now[EVENTS] + arriving)
-        for row in range(carried.offsets[b], carried.offsets[b + 1]):
-            emit(net, work, events, carried.source[row], carried.amplitude[row], carried.potential[row], True)
-            events.ints[now[EVENTS] - 1, STEP] = carried.step[row]
-            events.ints[now[EVENTS] - 1, TIMESTEP] = carried.timestep[row] - rules.timestep
-        for t in range(steps):
-            now[T], now[NEXT_STEP], now[HOP], now[FIRST_OUTPUT] = t, 0, 0, -1
-            now[OPERATIONS] = now[UPDATES] = 0
-            out.emitted[b, 1 + t] = now[EVENTS]
-            out.delivered[b, t] = now[DELIVERIES]
-            out.inputs[b * steps + t] = now[INPUTS]
-            begin(net, tensors, work, v, fired)
-            ranges[:] = 0
-            count = nonzero(tensors.x[t, b], inputs, values)
-            if not rules.queued and keep_log:
-                if now[INPUTS] + count > len(input_source):
-                    input_source = grown(input_source, 2 * (now[INPUTS] + count))
-                    input_amplitude = grown(input_amplitude, 2 * (now[INPUTS] + count))
-                input_source[now[INPUTS] : now[INPUTS] + count] = inputs[:count]
-                input_amplitude[now[INPUTS] : now[INPUTS] + count] = values[:count]
-                now[INPUTS] += count
-            phase = 0
-            while True:
-                events = with_room(events, now[EVENTS] + neurons + size)
-                if rules.scheduler == LAYERED:
-                    now[HOP] = phase
-                    # spikes of this timestep are found by population; only what was carried in is pending
-                    before = now[PENDING]
-                    going = layered_population(
-                        net, rules, tensors, work, events, inputs, values, count, ranges, phase
-                    )
-                    now[PENDING] = before
-                    phase += 1
-                    if not going or phase == populations:
-                        now[PENDING] = 0
-                        break
-                    continue
-                if phase == 0:
-                    if rules.queued:
-                        for i in range(count):
-                            emit(net, work, events, inputs[i], values[i], values[i], True)
-                    else:
-                        for k in range(len(net.target)):
-                            if net.source[k] < 0:
-                                deliver(net, tensors, work, k, inputs, values, count)
-                    evaluate(net, rules, tensors, work, events)
-                    phase = 1
-                    continue
-                turn = -1
-                if now[PENDING] == 0:
-                    turn = next_turn(net, tensors, work)
-                    if turn < 0:
-                        skip_to(net, work, -1)
-                        break
-                if stopped(rules, work):
+        fits = now[EVENTS] + arriving <= room
+        runaway = -1
+        if fits:
+            start_sample(net, rules, tensors, carried, out, work, events, rooms)
+            for t in range(steps):
+                now[T] = t
+                fits = now[INPUTS] + size <= len(rooms.input_source)
+                if fits:
+                    fits, quiet = timestep(net, rules, tensors, out, work, events, rooms, keep_log)
+                    if fits and not quiet:
+                        runaway = t
+                if not fits or runaway >= 0:
                     break
-                if now[NEXT_STEP] >= rules.max_forward_steps:
-                    runaway = (b, t)
-                    break
+        if fits and now[LEFT] + now[PENDING] > len(rooms.left_ints):
+            fits = False
+        if not fits or runaway >= 0:
+            now[EVENTS], now[DELIVERIES], now[INPUTS] = began
+            return b, runaway
+        finish_sample(rules, out, work, events, rooms, steps)
+    return last_sample, -1
+
+
+@inlined
+def start_sample(net, rules, tensors, carried, out, work, events, rooms):  # type: ignore[no-untyped-def]
+    now = work.now
+    b = now[B]
+    copy(rooms.v, tensors.potentials[b])
+    copy(rooms.fired, tensors.spikes[b])
+    out.emitted[b, 0] = now[EVENTS]
+    for row in range(carried.offsets[b], carried.offsets[b + 1]):
+        at = now[EVENTS]
+        emit(net, work, events, carried.source[row], carried.amplitude[row], carried.potential[row], True)
+        events.ints[at, STEP] = carried.step[row]
+        events.ints[at, TIMESTEP] = carried.timestep[row] - rules.timestep
+
+
+@inlined
+def finish_sample(rules, out, work, events, rooms, steps):  # type: ignore[no-untyped-def]
+    now = work.now
+    b = now[B]
+    out.emitted[b, steps + 1] = now[EVENTS]
+    out.delivered[b, steps] = now[DELIVERIES]
+    out.left[b] = now[PENDING]
+    for a in range(now[PENDING]):
+        row, left = events.pending[a], now[LEFT]
+        rooms.left_ints[left, 0] = events.ints[row, SOURCE]
+        rooms.left_ints[left, 1] = events.ints[row, TIMESTEP] + rules.timestep
+        rooms.left_ints[left, 2] = events.ints[row, STEP]
+        rooms.left_floats[left, 0] = events.floats[row, AMPLITUDE]
+        rooms.left_floats[left, 1] = events.floats[row, POTENTIAL]
+        now[LEFT] = left + 1
+
+
+@inlined
+def timestep(net, rules, tensors, out, work, events, rooms, keep_log):  # type: ignore[no-untyped-def]
+    """Run one timestep; return whether there was room for its events, and whether it ended in time."""
+    now, steps = work.now, tensors.x.shape[0]
+    t, b = now[T], now[B]
+    now[NEXT_STEP], now[HOP], now[FIRST_OUTPUT], now[OPERATIONS], now[UPDATES] = 0, 0, -1, 0, 0
+    out.emitted[b, 1 + t] = now[EVENTS]
+    out.delivered[b, t] = now[DELIVERIES]
+    out.inputs[b * steps + t] = now[INPUTS]
+    first = now[INPUTS]
+    inputs, values = rooms.input_source[first:], rooms.input_amplitude[first:]
+    count = nonzero(tensors.x[t, b], inputs, values)
+    if keep_log and not rules.queued:
+        now[INPUTS] += count
+    begin(net, tensors, work, rooms.v, rooms.fired)
+    most = net.neurons + count  # events that one forward step can emit
+    room = len(events.ints)
+    fits, quiet = True, True
+    if rules.scheduler == LAYERED:
+        fits = now[EVENTS] + net.neurons <= room
+        if fits:
+            run_layered(net, rules, tensors, work, events, inputs, values, count, rooms.ranges)
+    elif now[EVENTS] + most > room:
+        fits = False
+    else:
+        first_step(net, rules, tensors, work, events, inputs, values, count)
+        while fits and quiet:
+            turn = next_turn(net, tensors, work) if now[PENDING] == 0 else -1
+            if now[PENDING] == 0 and turn < 0:
+                skip_to(net, work, -1)
+                break
+            if stopped(rules, work):
+                break
+            quiet = now[NEXT_STEP] < rules.max_forward_steps
+            fits = now[EVENTS] + most <= room
+            if quiet and fits:
                 now[HOP] += 1
                 if turn >= 0:
                     skip_to(net, work, turn)
                 deliver_group(net, rules, tensors, work, events)
                 evaluate(net, rules, tensors, work, events)
-            end(net, tensors, work, rules, out, v, fired, keep_log)
-            if runaway[0] >= 0:
-                break
-        out.emitted[b, steps + 1] = now[EVENTS]
-        out.delivered[b, steps] = now[DELIVERIES]
-        out.left[b] = now[PENDING]
-        if left + now[PENDING] > len(left_ints):
-            left_ints = grown(left_ints, 2 * (left + now[PENDING]))
-            left_floats = grown(left_floats, 2 * (left + now[PENDING]))
-        for a in range(now[PENDING]):
-            row = events.pending[a]
-            left_ints[left, 0] = events.ints[row, SOURCE]
-            left_ints[left, 1] = events.ints[row, TIMESTEP] + rules.timestep
-            left_ints[left, 2] = events.ints[row, STEP]
-            left_floats[left, 0] = events.floats[row, AMPLITUDE]
-            left_floats[left, 1] = events.floats[row, POTENTIAL]
-            left += 1
-        if runaway[0] >= 0:
+    end(net, tensors, work, rules, out, rooms.v, rooms.fired, keep_log)
+    return fits, quiet
+
+
+@inlined
+def first_step(net, rules, tensors, work, events, inputs, values, count):  # type: ignore[no-untyped-def]
+    if rules.queued:
+        for i in range(count):
+            emit(net, work, events, inputs[i], values[i], values[i], True)
+    else:
+        for k in range(len(net.target)):
+            if net.source[k] < 0:
+                deliver(net, tensors, work, k, inputs, values, count)
+    evaluate(net, rules, tensors, work, events)
+
+
+@inlined
+def run_layered(net, rules, tensors, work, events, inputs, values, count, ranges):  # type: ignore[no-untyped-def]
+    # spikes of this timestep are found by population; only what was carried in is pending
+    carried = work.now[PENDING]
+    ranges[:] = 0
+    for p in range(len(net.turn)):
+        work.now[HOP] = p
+        going = layered_population(net, rules, tensors, work, events, inputs, values, count, ranges, p)
+        work.now[PENDING] = carried
+        if not going:
             break
-    return (
-        events.ints[: now[EVENTS]],
-        events.floats[: now[EVENTS]],
-        events.deliveries[: now[DELIVERIES]],
-        input_source[: now[INPUTS]],
-        input_amplitude[: now[INPUTS]],
-        left_ints[:left],
-        left_floats[:left],
-        runaway,
-    )
+    work.now[PENDING] = 0
