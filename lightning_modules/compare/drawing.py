@@ -1,6 +1,6 @@
 """Draw all figures of a comparison into its folder."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -31,17 +31,17 @@ CAPTIONS = (
 def draw(
     rows: Sequence[Row],
     settings: CompareSettings,
-    plan: Sequence[Case],
-    data: Mapping[int | None, LightningDataModule],
+    case: Case,
+    data: LightningDataModule,
     folder: Path,
 ) -> dict[str, Path]:
-    """Write the PNG files and return them by caption."""
+    """Write the PNG files and return them by caption; the raster is of `case` on the first test sample."""
     main = next((c for c in conditions(settings) if c.execution != "layered"), conditions(settings)[0])
     drawn = (
         figures.accuracy_matrix(rows, main.size, main.stop),
         figures.accuracy_steps(rows, main.size),
         figures.spikes(rows, main.size, main.stop),
-        _raster(settings, plan[0], data[plan[0].fold], folder),
+        _raster(settings, case, data, folder),
     )
     paths = {caption: folder / name for caption, name in zip(CAPTIONS, FIGURES, strict=True)}
     for figure, path in zip(drawn, paths.values(), strict=True):

@@ -1,6 +1,7 @@
 """The whole comparison: train what is not trained, evaluate what is not evaluated, report."""
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +55,14 @@ def compare(
     """
     console = console or Console()
     plan = cases(settings)
-    data = {fold: make_data(fold, settings.folds) for fold in dict.fromkeys(case.fold for case in plan)}
-    _check(plan, settings, next(iter(data.values())))
+    data_of = lru_cache(maxsize=1)(lambda fold: make_data(fold, settings.folds))  # one fold in memory
+    _check(plan, settings, data_of(plan[0].fold))
     open_folder(folder, dict(record), overwrite)
     rows = read_rows(folder / RESULTS)
     with _progress(console) as progress:
-        _train_all(plan, settings, data, folder, progress)
-        rows = _evaluate_all(plan, settings, data, folder, rows, progress)
-    paths = draw(rows, settings, plan, data, folder)
+        _train_all(plan, settings, data_of, folder, progress)
+        rows = _evaluate_all(plan, settings, data_of, folder, rows, progress)
+    paths = draw(rows, settings, plan[0], data_of(plan[0].fold), folder)
     write_text(folder / REPORT, html(rows, paths, yaml.safe_dump(dict(record), sort_keys=False)))
     console.print(rich_table(rows))
     console.print(
@@ -86,7 +87,7 @@ def _check(plan: list[Case], settings: CompareSettings, data: LightningDataModul
 def _train_all(
     plan: list[Case],
     settings: CompareSettings,
-    data: dict[int | None, LightningDataModule],
+    data_of: Callable[[int | None], LightningDataModule],
     folder: Path,
     progress: Progress,
 ) -> None:
@@ -97,7 +98,7 @@ def _train_all(
             progress.advance(task, epochs)
             continue
         progress.update(task, description=f"training {case.name}")
-        train(case, settings, data[case.fold], folder, lambda: progress.advance(task))
+        train(case, settings, data_of(case.fold), folder, lambda: progress.advance(task))
         progress.console.print(f"trained {case.name}")
     progress.update(task, description="training")
 
@@ -105,7 +106,7 @@ def _train_all(
 def _evaluate_all(
     plan: list[Case],
     settings: CompareSettings,
-    data: dict[int | None, LightningDataModule],
+    data_of: Callable[[int | None], LightningDataModule],
     folder: Path,
     rows: list[Row],
     progress: Progress,
@@ -118,7 +119,7 @@ def _evaluate_all(
         if missing:
             progress.update(task, description=f"evaluating {case.name}")
             networks = make_networks(load_model(case, settings, folder), missing, settings)
-            tallies = evaluate(networks, held_out(data[case.fold]))
+            tallies = evaluate(networks, held_out(data_of(case.fold)))
             rows = rows + [Row(case, condition, tally.measures()) for condition, tally in tallies.items()]
             write_rows(folder / RESULTS, rows)
         progress.advance(task)
