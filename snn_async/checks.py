@@ -47,8 +47,8 @@ def check_input(x: Any, graph: Graph, dtype: torch.dtype, device: torch.device) 
     """Return x as (T, B, S) of the model's dtype.
 
     Raises:
-        InputError: for anything but finite floating or integer values in a (T, B, ...) tensor on the model's
-            device whose features are what the graph's input takes.
+        InputError: for anything but floating or integer values in a (T, B, ...) tensor on the model's device
+            whose features are what the graph's input takes.
     """
     if not isinstance(x, Tensor):
         raise InputError(f"x is a {type(x).__name__}; pass a torch tensor (T, B, ...)")
@@ -75,11 +75,13 @@ def check_input(x: Any, graph: Graph, dtype: torch.dtype, device: torch.device) 
         )
     if x.device != device:
         raise InputError(f"x is on {x.device}, the model on {device}; use x.to({str(device)!r})")
-    flat = x.reshape(steps, samples, -1).to(dtype)
-    if not math.isfinite(float(flat.detach().sum())) and not bool(flat.detach().isfinite().all()):
-        t, b, i = (int(v) for v in (~flat.detach().isfinite()).nonzero()[0])
-        raise InputError(f"x[{t}, {b}] has the value {float(flat[t, b, i])} at feature {i}; inputs must be finite")
-    return flat
+    return x.reshape(steps, samples, -1).to(dtype)
+
+
+def not_finite(x: NDArray[np.floating]) -> InputError:
+    """Return the error for an input (T, B, S) that holds NaN or infinity; engines find it as they scan x."""
+    t, b, i = (int(v[0]) for v in np.nonzero(~np.isfinite(x)))
+    return InputError(f"x[{t}, {b}] has the value {x[t, b, i]} at feature {i}; inputs must be finite")
 
 
 def check_sample_ids(sample_ids: Any, samples: int) -> NDArray[np.int64]:

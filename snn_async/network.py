@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from snn_async import checks
 from snn_async.adapters import build_graph
 from snn_async.engines import choose_engine
-from snn_async.engines.contract import Engine, Execution, PendingEvents, Simulation, Start
+from snn_async.engines.contract import Counts, Engine, Execution, PendingEvents, Simulation, Start
 from snn_async.errors import CheckpointError, InputError, OptionError, UnsupportedModelError
 from snn_async.graph import Graph
 from snn_async.learning.unlayered import Job, UnlayeredBackprop
@@ -210,8 +210,9 @@ class AsyncNetwork(nn.Module):
         if not self.training:
             execution = replace(execution, refractory_dropout=(0.0,) * len(graph.populations))
         values = collect(graph, flat, None if potentials is None else potentials.to(flat))
-        job = Job(self._engine, graph, execution, start, values.source_scale, values.target_scale)
-        spikes, potentials = UnlayeredBackprop.apply(
+        returned = tuple(graph.slices[name] for name in (graph.output, *names))
+        job = Job(self._engine, graph, execution, start, values.source_scale, values.target_scale, returned)
+        final, *parts = UnlayeredBackprop.apply(
             job,
             values.x,
             values.weights,
@@ -222,7 +223,14 @@ class AsyncNetwork(nn.Module):
             values.potentials,
         )
         assert job.simulation is not None
-        return _result(graph, job.simulation, start, spikes, potentials, names)
+        (output, *records) = [Record(*pair) for pair in zip(parts[::2], parts[1::2], strict=True)]
+        return AsyncRun(
+            spikes=output.spikes,
+            potentials=output.potentials,
+            state=_state(job.simulation, start, final),
+            activity=_activity(graph, job.simulation.counts),
+            records=dict(zip(names, records, strict=True)),
+        )
 
     def _dtype_and_device(self) -> tuple[torch.dtype, torch.device]:
         weights = [layer.weight for projection in self.graph.projections for layer in projection.layers]
@@ -269,28 +277,25 @@ class AsyncNetwork(nn.Module):
         return Start(seed, ids, state.timestep, state.spikes.numpy(), state.pending), state.potentials
 
 
-def _result(
-    graph: Graph, simulation: Simulation, start: Start, spikes: Tensor, potentials: Tensor, names: Sequence[str]
-) -> AsyncRun:
-    counts, here = simulation.counts, graph.slices
-    state = AsyncState(
-        potentials=potentials[-1],
-        spikes=spikes[-1].detach().to(torch.int32),
+def _state(simulation: Simulation, start: Start, potentials: Tensor) -> AsyncState:
+    return AsyncState(
+        potentials=potentials,
+        spikes=torch.from_numpy(simulation.spikes[-1].numpy().astype(np.int32)),
         pending=simulation.pending,
-        timestep=start.timestep + len(spikes),
+        timestep=start.timestep + len(simulation.spikes),
         seed=start.seed,
         sample_ids=torch.from_numpy(start.sample_ids),
     )
-    activity = Activity(
+
+
+def _activity(graph: Graph, counts: Counts) -> Activity:
+    return Activity(
         spikes={p.name: torch.from_numpy(counts.spikes[:, :, i].copy()) for i, p in enumerate(graph.populations)},
         forward_steps=torch.from_numpy(counts.forward_steps),
         first_output_step=torch.from_numpy(counts.first_output_step),
         synaptic_operations=torch.from_numpy(counts.synaptic_operations),
         neuron_updates=torch.from_numpy(counts.neuron_updates),
     )
-    out = here[graph.output]
-    records = {name: Record(spikes[:, :, here[name]], potentials[:, :, here[name]]) for name in names}
-    return AsyncRun(spikes[:, :, out], potentials[:, :, out], state, activity, records)
 
 
 def asynchronize(

@@ -1,5 +1,8 @@
 """From the source model's live modules to the tensors an engine runs on, differentiably."""
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +25,7 @@ def collect(graph: Graph, x: Tensor, potentials: Tensor | None) -> Values:
         gain = parameters[projection.target].gain.to(like)
         plain = not gain.requires_grad and bool((gain == 1).all())
         weight, bias = projection.weight(), projection.bias()
-        weights.append((weight if plain else gain.reshape(-1, 1) * weight).t().reshape(-1))
+        weights.append(weight if plain else gain.reshape(-1, 1) * weight)
         if bias is None:
             biases.append(like.new_zeros(projection.fan_out))
         else:
@@ -34,7 +37,7 @@ def collect(graph: Graph, x: Tensor, potentials: Tensor | None) -> Values:
     _check_thresholds(graph, threshold)
     return Values(
         x=x,
-        weights=torch.cat(weights),
+        weights=SourceMajor.apply(*weights),
         biases=torch.cat(biases),
         leak=leak,
         offset=offset,
@@ -43,6 +46,23 @@ def collect(graph: Graph, x: Tensor, potentials: Tensor | None) -> Values:
         source_scale=tuple(_mask(p.source_dropout, x, p.fan_in) for p in graph.projections),
         target_scale=tuple(_mask(p.target_dropout, x, p.fan_out) for p in graph.projections),
     )
+
+
+class SourceMajor(torch.autograd.Function):
+    """Weights (fan_out, fan_in) one after another, each transposed so that a source's row is contiguous.
+
+    Copied by numpy: torch would do it on several threads, whose spinning afterwards slows the engine's own.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *weights: Tensor) -> Tensor:
+        ctx.shapes = [weight.shape for weight in weights]
+        return torch.from_numpy(np.concatenate([weight.detach().numpy().T.reshape(-1) for weight in weights]))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        parts = grad.split([shape.numel() for shape in ctx.shapes])
+        return tuple(part.view(s[1], s[0]).t() for part, s in zip(parts, ctx.shapes, strict=True))
 
 
 def _per_neuron(value: Tensor, population: Population) -> Tensor:

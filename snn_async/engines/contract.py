@@ -150,7 +150,12 @@ class Engine(Protocol):
     def simulate(
         self, graph: Graph, execution: Execution, values: Values, start: Start, keep_log: bool
     ) -> Simulation:
-        """Run the events without gradients."""
+        """Run the events without gradients.
+
+        Raises:
+            InputError: if x is not finite.
+            RunawayError: if a timestep exceeds `max_forward_steps`.
+        """
         ...
 
     def replay(

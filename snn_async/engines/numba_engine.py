@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from snn_async import keys
+from snn_async.checks import not_finite
 from snn_async.engines import numba_replay as replay_kernels
 from snn_async.engines import numba_simulate as kernels
 from snn_async.engines.contract import (
@@ -65,8 +66,10 @@ class NumbaEngine:
         parts = _in_threads(
             lambda chunk: _run_chunk(net, rules, tensors, carried, out, chunk, keep_log), bounds
         )
-        for *_, (b, t) in parts:
-            if t >= 0:
+        for *_, (b, status, t) in parts:
+            if status == kernels.NOT_FINITE:
+                raise not_finite(tensors.x)
+            if status == kernels.RUNAWAY:
                 raise RunawayError(
                     f"timestep {start.timestep + t} of sample {start.sample_ids[b]} is not quiescent after "
                     f"max_forward_steps={execution.max_forward_steps} forward steps; raise the limit, "
@@ -217,14 +220,14 @@ def _tensors(graph: Graph, values: Values, start: Start) -> kernels.Tensors:
     for k, target in enumerate(layout.target):
         has_bias[target] |= biases[layout.bias_start[k] : layout.bias_start[k] + layout.fan_out[k]].any()
     return kernels.Tensors(
-        x=values.x.detach().contiguous().numpy(),
+        x=np.ascontiguousarray(values.x.detach().numpy()),
         weights=values.weights.detach().numpy(),
         biases=biases,
         leak=values.leak.detach().numpy(),
         offset=values.offset.detach().numpy(),
         threshold=threshold,
         compare=compare,
-        potentials=values.potentials.detach().contiguous().numpy(),
+        potentials=np.ascontiguousarray(values.potentials.detach().numpy()),
         spikes=start.spikes.astype(threshold.dtype),
         sample_ids=start.sample_ids,
         scales=np.concatenate(scales) if scales else np.zeros(0, dtype=threshold.dtype),
@@ -310,10 +313,10 @@ def _run_chunk(
         ranges=np.zeros((len(net.turn), 2), dtype=np.int64),
     )
     while True:
-        sample, runaway = kernels.simulate_chunk(
+        sample, status, t = kernels.simulate_chunk(
             net, rules, tensors, carried, out, work, events, rooms, sample, last, keep_log
         )
-        if sample == last or runaway >= 0:
+        if status != kernels.NO_ROOM:
             break
         events = kernels.Events(*(_doubled(array) for array in events))
         kept = (rooms.v, rooms.fired, rooms.ranges)
@@ -327,7 +330,7 @@ def _run_chunk(
         rooms.input_amplitude[: now[kernels.INPUTS]],
         rooms.left_ints[: now[kernels.LEFT]],
         rooms.left_floats[: now[kernels.LEFT]],
-        (sample, runaway),
+        (sample, status, t),
     )
 
 
@@ -409,10 +412,10 @@ def _left(out: kernels.Out, parts: list[Any]) -> PendingEvents:
     )
 
 
-def _replay_log(log: EventLog, slope: Tensor, silent_slope: Tensor) -> replay_kernels.Log:
+def _replay_log(log: EventLog, slope: np.ndarray, silent_slope: np.ndarray) -> replay_kernels.Log:
     fields = {name: value for name, value in vars(log).items() if name != "delivered_timestep"}
-    return replay_kernels.Log(**fields, slope=slope.numpy(), silent_slope=silent_slope.numpy())
+    return replay_kernels.Log(**fields, slope=slope, silent_slope=silent_slope)
 
 
 def _adjoint(grad: Tensor | None, x: Tensor) -> np.ndarray:
-    return (x.new_empty((0, 0, 0)) if grad is None else grad.to(x.dtype).contiguous()).numpy()
+    return (x.new_empty((0, 0, 0)) if grad is None else grad).numpy()

@@ -16,6 +16,7 @@ RANDOM, MOMENTUM, FIFO, LAYERED = range(4)
 QUIESCENT, OUTPUT, AFTER = range(3)
 NO_RESET, SUBTRACT, VALUE = range(3)
 OFF, DISCARD, INTEGRATE = range(3)
+DONE, NO_ROOM, NOT_FINITE, RUNAWAY = range(4)
 
 
 class Net(NamedTuple):
@@ -613,7 +614,10 @@ def layered_population(net, rules, tensors, work, events, inputs, values, count,
 
 @compiled
 def nonzero(frame, index, values):  # type: ignore[no-untyped-def]
-    """Write the nonzero inputs of a frame, return how many; blocks of zeros pass at vector speed."""
+    """Write the nonzero inputs of a frame; return how many, -1 if one is not finite.
+
+    Blocks of zeros pass at vector speed.
+    """
     count, block, size = 0, 16, len(frame)
     for first in range(0, size - block + 1, block):
         any_set = False
@@ -630,6 +634,9 @@ def nonzero(frame, index, values):  # type: ignore[no-untyped-def]
             index[count] = i
             values[count] = frame[i]
             count += 1
+    for i in range(count):
+        if not np.isfinite(values[i]):
+            return -1
     return count
 
 
@@ -681,37 +688,33 @@ def end(net, tensors, work, rules, out, v, fired, keep_log):  # type: ignore[no-
 def simulate_chunk(net, rules, tensors, carried, out, work, events, rooms, first_sample, last_sample, keep_log):  # type: ignore[no-untyped-def]
     """Run samples first_sample .. last_sample - 1.
 
-    Returns the first sample that was not run, because `events` or `rooms` are too small for it, and the
-    timestep in which it exceeded `max_forward_steps`, or -1. Offsets in `out` count rows of this chunk.
+    Returns the first sample that was not run and why: DONE (all were), NO_ROOM in `events` or `rooms`,
+    NOT_FINITE input, or RUNAWAY; and the timestep in which that was found. Offsets in `out` count rows of
+    this chunk.
     """
-    steps, _, size = tensors.x.shape
-    neurons, now, room = net.neurons, work.now, len(events.ints)
+    steps = tensors.x.shape[0]
+    now, room = work.now, len(events.ints)
     for p in range(len(net.turn)):
         work.turn[p] = p if rules.scheduler == LAYERED else net.turn[p] + (1 if rules.queued else 0)
     for b in range(first_sample, last_sample):
         now[B], now[T], now[PENDING], now[NEXT_STEP] = b, -1, 0, 0
         began = (now[EVENTS], now[DELIVERIES], now[INPUTS])
-        arriving = carried.offsets[b + 1] - carried.offsets[b]
-        fits = now[EVENTS] + arriving <= room
-        runaway = -1
-        if fits:
+        status, t = DONE, 0
+        if now[EVENTS] + carried.offsets[b + 1] - carried.offsets[b] > room:
+            status = NO_ROOM
+        else:
             start_sample(net, rules, tensors, carried, out, work, events, rooms)
-            for t in range(steps):
+            while t < steps and status == DONE:
                 now[T] = t
-                fits = now[INPUTS] + size <= len(rooms.input_source)
-                if fits:
-                    fits, quiet = timestep(net, rules, tensors, out, work, events, rooms, keep_log)
-                    if fits and not quiet:
-                        runaway = t
-                if not fits or runaway >= 0:
-                    break
-        if fits and now[LEFT] + now[PENDING] > len(rooms.left_ints):
-            fits = False
-        if not fits or runaway >= 0:
+                status = timestep(net, rules, tensors, out, work, events, rooms, keep_log)
+                t += 1
+        if status == DONE and now[LEFT] + now[PENDING] > len(rooms.left_ints):
+            status = NO_ROOM
+        if status != DONE:
             now[EVENTS], now[DELIVERIES], now[INPUTS] = began
-            return b, runaway
+            return b, status, t - 1
         finish_sample(rules, out, work, events, rooms, steps)
-    return last_sample, -1
+    return last_sample, DONE, steps
 
 
 @inlined
@@ -747,7 +750,7 @@ def finish_sample(rules, out, work, events, rooms, steps):  # type: ignore[no-un
 
 @inlined
 def timestep(net, rules, tensors, out, work, events, rooms, keep_log):  # type: ignore[no-untyped-def]
-    """Run one timestep; return whether there was room for its events, and whether it ended in time."""
+    """Run one timestep; return its status."""
     now, steps = work.now, tensors.x.shape[0]
     t, b = now[T], now[B]
     now[NEXT_STEP], now[HOP], now[FIRST_OUTPUT], now[OPERATIONS], now[UPDATES] = 0, 0, -1, 0, 0
@@ -755,39 +758,41 @@ def timestep(net, rules, tensors, out, work, events, rooms, keep_log):  # type: 
     out.delivered[b, t] = now[DELIVERIES]
     out.inputs[b * steps + t] = now[INPUTS]
     first = now[INPUTS]
+    if first + net.inputs > len(rooms.input_source):
+        return NO_ROOM
     inputs, values = rooms.input_source[first:], rooms.input_amplitude[first:]
     count = nonzero(tensors.x[t, b], inputs, values)
+    if count < 0:
+        return NOT_FINITE
     if keep_log and not rules.queued:
         now[INPUTS] += count
     begin(net, tensors, work, rooms.v, rooms.fired)
     most = net.neurons + count  # events that one forward step can emit
-    room = len(events.ints)
-    fits, quiet = True, True
-    if rules.scheduler == LAYERED:
-        fits = now[EVENTS] + net.neurons <= room
-        if fits:
-            run_layered(net, rules, tensors, work, events, inputs, values, count, rooms.ranges)
-    elif now[EVENTS] + most > room:
-        fits = False
-    else:
+    last_row = len(events.ints) - most
+    status = DONE if now[EVENTS] <= last_row else NO_ROOM
+    if status == DONE and rules.scheduler == LAYERED:
+        run_layered(net, rules, tensors, work, events, inputs, values, count, rooms.ranges)
+    elif status == DONE:
         first_step(net, rules, tensors, work, events, inputs, values, count)
-        while fits and quiet:
+        while status == DONE:
             turn = next_turn(net, tensors, work) if now[PENDING] == 0 else -1
             if now[PENDING] == 0 and turn < 0:
                 skip_to(net, work, -1)
                 break
             if stopped(rules, work):
                 break
-            quiet = now[NEXT_STEP] < rules.max_forward_steps
-            fits = now[EVENTS] + most <= room
-            if quiet and fits:
+            if now[NEXT_STEP] >= rules.max_forward_steps:
+                status = RUNAWAY
+            elif now[EVENTS] > last_row:
+                status = NO_ROOM
+            else:
                 now[HOP] += 1
                 if turn >= 0:
                     skip_to(net, work, turn)
                 deliver_group(net, rules, tensors, work, events)
                 evaluate(net, rules, tensors, work, events)
     end(net, tensors, work, rules, out, rooms.v, rooms.fired, keep_log)
-    return fits, quiet
+    return status
 
 
 @inlined

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from snn_async.checks import not_finite
 from snn_async.engines.contract import (
     Counts,
     Execution,
@@ -31,6 +32,8 @@ class ReferenceEngine:
     def simulate(
         self, graph: Graph, execution: Execution, values: Values, start: Start, keep_log: bool
     ) -> Simulation:
+        if not values.x.isfinite().all():
+            raise not_finite(values.x.detach().numpy())
         layout = layout_of(graph)
         constants = _constants(layout, values)
         recorder = _Recorder(layout, values.x)
