@@ -61,7 +61,9 @@ def check_input(x: Any, graph: Graph, dtype: torch.dtype, device: torch.device) 
         raise InputError(f"x has dtype {x.dtype}, which is neither floating nor integer; use x.float()")
     steps, samples, *features = x.shape
     if steps == 0 or samples == 0:
-        raise InputError(f"x has shape {tuple(x.shape)}: T={steps} timesteps and B={samples} samples; give at least 1")
+        raise InputError(
+            f"x has shape {tuple(x.shape)}: T={steps} timesteps and B={samples} samples; give at least 1"
+        )
     if graph.flatten:
         if math.prod(features) != graph.input_size:
             raise InputError(
@@ -100,6 +102,16 @@ def check_sample_ids(sample_ids: Any, samples: int) -> NDArray[np.int64]:
     return ids.astype(np.int64)
 
 
+def check_sample(sample: Any, samples: int) -> int:
+    """Return the sample's place in the batch, or raise InputError if there is none such."""
+    whole = isinstance(sample, int | np.integer) and not isinstance(sample, bool)
+    if not whole or not 0 <= sample < samples:
+        raise InputError(
+            f"sample={sample!r} is not one of the batch's {samples}; choose from 0 to {samples - 1}"
+        )
+    return int(sample)
+
+
 def check_record(record: Sequence[str], graph: Graph) -> tuple[str, ...]:
     """Return the names, or raise InputError if one is no population."""
     names = (record,) if isinstance(record, str) else tuple(record)
@@ -107,5 +119,3 @@ def check_record(record: Sequence[str], graph: Graph) -> tuple[str, ...]:
         if name not in graph.index:
             raise InputError(f"record names {name!r}, which is no population; there are {list(graph.index)}")
     return names
-
-

@@ -150,7 +150,11 @@ class Graph:
             for projection in self.into(population.name):
                 lines.append(f"  {projection.source} -> {population.name}: {_describe(projection)}")
             neuron = population.neuron
-            kind = type(neuron.module).__name__ if neuron.spiking else type(neuron.module).__name__ + " (readout)"
+            kind = (
+                type(neuron.module).__name__
+                if neuron.spiking
+                else type(neuron.module).__name__ + " (readout)"
+            )
             end = "  <- output" if population.name == self.output else ""
             lines.append(f"{population.name} ({population.size} x {kind}){end}")
         return "\n".join(lines)
@@ -160,9 +164,13 @@ class Graph:
         if INPUT in names or len(names) != len(self.populations):
             raise UnsupportedModelError(f"population names must be unique and not {INPUT!r}: {list(names)}")
         if self.output not in names:
-            raise UnsupportedModelError(f"the output {self.output!r} is no population; there are {list(names)}")
+            raise UnsupportedModelError(
+                f"the output {self.output!r} is no population; there are {list(names)}"
+            )
         if not self.out_of(INPUT):
-            raise UnsupportedModelError("no projection leaves the input: the model has no Linear on its input")
+            raise UnsupportedModelError(
+                "no projection leaves the input: the model has no Linear on its input"
+            )
         for population in self.populations:
             if population.name != self.output and not self.out_of(population.name):
                 raise UnsupportedModelError(
@@ -174,7 +182,10 @@ class Graph:
                 )
         sizes = {INPUT: self.input_size} | {p.name: p.size for p in self.populations}
         for projection in self.projections:
-            if (projection.fan_in, projection.fan_out) != (sizes[projection.source], sizes[projection.target]):
+            if (projection.fan_in, projection.fan_out) != (
+                sizes[projection.source],
+                sizes[projection.target],
+            ):
                 raise UnsupportedModelError(
                     f"projection {projection.name!r} maps {projection.fan_in} to {projection.fan_out}, but "
                     f"{projection.source!r} has {sizes[projection.source]} and {projection.target!r} "
@@ -189,7 +200,9 @@ def _topological(
     for projection in projections:
         for end in (projection.source, projection.target):
             if end not in names:
-                raise UnsupportedModelError(f"projection {projection.name!r} refers to {end!r}, which is not there")
+                raise UnsupportedModelError(
+                    f"projection {projection.name!r} refers to {end!r}, which is not there"
+                )
     done, ordered, waiting = {INPUT}, [], list(populations)
     while waiting:
         for population in waiting:
@@ -216,5 +229,3 @@ def _describe(projection: Projection) -> str:
     if projection.source_dropout or projection.target_dropout:
         parts.append("dropout in training")
     return ", ".join(parts)
-
-

@@ -14,10 +14,11 @@ from snn_async.engines import choose_engine
 from snn_async.engines.contract import Counts, Engine, Execution, PendingEvents, Simulation, Start
 from snn_async.errors import CheckpointError, InputError, OptionError, UnsupportedModelError
 from snn_async.graph import Graph
-from snn_async.learning.unlayered import Job, UnlayeredBackprop
+from snn_async.learning.unlayered import DIFFERENTIABLE, Job, UnlayeredBackprop
 from snn_async.neurons import Refractory
 from snn_async.schedulers import Layered, Scheduler, make_scheduler
 from snn_async.stopping import Quiescent, StopRule, make_stop_rule
+from snn_async.trace import Trace, trace_sample
 from snn_async.values import collect
 
 
@@ -97,13 +98,16 @@ class AsyncNetwork(nn.Module):
         execution: the checked options.
     """
 
-    def __init__(self, model: nn.Module, graph: Graph, engine: Engine, execution: Execution, seed: int) -> None:
+    def __init__(
+        self, model: nn.Module, graph: Graph, engine: Engine, execution: Execution, seed: int
+    ) -> None:
         super().__init__()
         self.model = model
         self.graph = graph
         self.execution = execution
         self.seed = seed
         self._engine = engine
+        self.training = model.training
 
     @property
     def backend(self) -> str:
@@ -152,20 +156,49 @@ class AsyncNetwork(nn.Module):
         record: Sequence[str] = (),
     ) -> AsyncRun:
         """Run the same parameters with the barrier: equal to the source model's own run. See `run`."""
-        execution = replace(
-            self.execution,
-            scheduler=Layered(),
-            stop=Quiescent(),
-            input="prioritized",
-            refractory_dropout=(0.0,) * len(self.graph.populations),
-        )
-        return self._run(execution, x, state, seed, sample_ids, record)
+        return self._run(self._layered_execution(), x, state, seed, sample_ids, record)
+
+    def trace(
+        self,
+        x: Tensor,
+        sample: int = 0,
+        seed: int | None = None,
+        sample_ids: Sequence[int] | Tensor | None = None,
+        *,
+        layered: bool = False,
+    ) -> Trace:
+        """Return what one sample of a batch does, forward step by forward step; `print` shows it as a table.
+
+        It runs from rest as in evaluation (no dropout of any kind), on this network's engine, and leaves
+        torch's generator as it was. The schedule is the one `run` gives the sample in evaluation.
+
+        Args:
+            x: (T, B, ...) finite input; floating or integer.
+            sample: which of the B samples.
+            seed: keys the random numbers; the network's own if None.
+            sample_ids: (B,) integers that key each sample's random numbers; 0, 1, ..., B - 1 if None.
+            layered: with the barrier, as `layered` runs it.
+
+        Raises:
+            InputError: for an input or sample ids that do not fit, or a sample out of range.
+            RunawayError: if a timestep exceeds `max_forward_steps`.
+        """
+        flat = checks.check_input(x, self.graph, *self._dtype_and_device())
+        if not flat.isfinite().all():
+            raise checks.not_finite(flat.detach().numpy())
+        sample = checks.check_sample(sample, flat.shape[1])
+        ids = checks.check_sample_ids(sample_ids, flat.shape[1])[sample : sample + 1]
+        start, _ = self._start(1, None, self.seed if seed is None else seed, torch.from_numpy(ids))
+        execution = self._layered_execution() if layered else self.execution
+        return trace_sample(self._engine, self.graph, execution, flat[:, sample : sample + 1], start, sample)
 
     def describe(self) -> str:
         """Return the graph, the execution options and the engine as text."""
         e = self.execution
         size = "all" if e.forward_group_size is None else e.forward_group_size
-        options = f"scheduler {e.scheduler}, F = {size}, stop {e.stop}, leftover {e.leftover}, input {e.input}"
+        options = (
+            f"scheduler {e.scheduler}, F = {size}, stop {e.stop}, leftover {e.leftover}, input {e.input}"
+        )
         return f"{self.graph.describe()}\n{options}\nengine {self.backend}"
 
     def extra_repr(self) -> str:
@@ -193,6 +226,15 @@ class AsyncNetwork(nn.Module):
             )
         return super().load_state_dict(named, strict=strict, assign=assign)
 
+    def _layered_execution(self) -> Execution:
+        return replace(
+            self.execution,
+            scheduler=Layered(),
+            stop=Quiescent(),
+            input="prioritized",
+            refractory_dropout=(0.0,) * len(self.graph.populations),
+        )
+
     def _run(
         self,
         execution: Execution,
@@ -207,21 +249,13 @@ class AsyncNetwork(nn.Module):
         names = checks.check_record(record, graph)
         flat = checks.check_input(x, graph, dtype, device)
         start, potentials = self._start(flat.shape[1], state, seed, sample_ids)
-        if not self.training:
+        if not self.model.training:
             execution = replace(execution, refractory_dropout=(0.0,) * len(graph.populations))
         values = collect(graph, flat, None if potentials is None else potentials.to(flat))
         returned = tuple(graph.slices[name] for name in (graph.output, *names))
         job = Job(self._engine, graph, execution, start, values.source_scale, values.target_scale, returned)
-        final, *parts = UnlayeredBackprop.apply(
-            job,
-            values.x,
-            values.weights,
-            values.biases,
-            values.leak,
-            values.offset,
-            values.threshold,
-            values.potentials,
-        )
+        tensors = [getattr(values, name) for name in DIFFERENTIABLE]
+        final, *parts = UnlayeredBackprop.apply(job, *tensors)
         assert job.simulation is not None
         (output, *records) = [Record(*pair) for pair in zip(parts[::2], parts[1::2], strict=True)]
         return AsyncRun(
@@ -265,13 +299,10 @@ class AsyncNetwork(nn.Module):
         elif state is not None:
             seed = state.seed
         else:
-            seed = int(torch.randint(2**62, ())) if self.training else self.seed
+            seed = int(torch.randint(2**62, ())) if self.model.training else self.seed
         if state is None:
             ids = checks.check_sample_ids(sample_ids, samples)
-            none = PendingEvents(
-                np.zeros(samples + 1, dtype=np.int64),
-                *(np.zeros(0, dtype=d) for d in (np.int32, np.float64, np.float64, np.int64, np.int32)),
-            )
+            none = PendingEvents.none(samples)
             return Start(seed, ids, 0, np.zeros((samples, size), dtype=np.int32), none), None
         ids = checks.check_sample_ids(state.sample_ids if sample_ids is None else sample_ids, samples)
         return Start(seed, ids, state.timestep, state.spikes.numpy(), state.pending), state.potentials
@@ -290,7 +321,9 @@ def _state(simulation: Simulation, start: Start, potentials: Tensor) -> AsyncSta
 
 def _activity(graph: Graph, counts: Counts) -> Activity:
     return Activity(
-        spikes={p.name: torch.from_numpy(counts.spikes[:, :, i].copy()) for i, p in enumerate(graph.populations)},
+        spikes={
+            p.name: torch.from_numpy(counts.spikes[:, :, i].copy()) for i, p in enumerate(graph.populations)
+        },
         forward_steps=torch.from_numpy(counts.forward_steps),
         first_output_step=torch.from_numpy(counts.first_output_step),
         synaptic_operations=torch.from_numpy(counts.synaptic_operations),
@@ -364,7 +397,8 @@ def asynchronize(
         forward_group_size=forward_group_size,
         refractory=tuple(n.refractory or refractory or n.default_refractory for n in neurons),
         refractory_dropout=tuple(
-            float(refractory_dropout if n.refractory_dropout is None else n.refractory_dropout) for n in neurons
+            float(refractory_dropout if n.refractory_dropout is None else n.refractory_dropout)
+            for n in neurons
         ),
         stop=rule,
         leftover=leftover,

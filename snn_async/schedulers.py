@@ -100,12 +100,14 @@ def make_scheduler(scheduler: "str | Scheduler", momentum_noise: float = 0.0) ->
                 f"momentum_noise={momentum_noise} has no effect with scheduler={scheduler!r}; "
                 "leave it out or use scheduler='momentum'"
             )
-        return SCHEDULERS[scheduler]()  # type: ignore[no-any-return]
+        return SCHEDULERS[scheduler]()
     if isinstance(scheduler, type) or not isinstance(scheduler, Scheduler):
         raise OptionError(
             f"scheduler={scheduler!r} is neither one of {sorted(SCHEDULERS)} nor an object with a "
             "`priorities(pending)` method; see snn_async.schedulers.Scheduler"
         )
     if momentum_noise:
-        raise OptionError("momentum_noise goes with scheduler='momentum'; give noise to your scheduler itself")
+        raise OptionError(
+            "momentum_noise goes with scheduler='momentum'; give noise to your scheduler itself"
+        )
     return scheduler

@@ -35,9 +35,16 @@ class Values(nn.Module):
         super().__init__()
 
         def draw(low: float, high: float) -> nn.Parameter:
-            return nn.Parameter(low + (high - low) * torch.rand(size, generator=generator, dtype=torch.float64))
+            return nn.Parameter(
+                low + (high - low) * torch.rand(size, generator=generator, dtype=torch.float64)
+            )
 
-        self.leak, self.gain, self.offset, self.threshold = draw(0.3, 1), draw(0.5, 1.5), draw(-0.1, 0.1), draw(0.3, 1)
+        self.leak, self.gain, self.offset, self.threshold = (
+            draw(0.3, 1),
+            draw(0.5, 1.5),
+            draw(-0.1, 0.1),
+            draw(0.3, 1),
+        )
 
     def read(self) -> NeuronParameters:
         return NeuronParameters(self.leak, self.gain, self.offset, self.threshold)
@@ -143,5 +150,7 @@ def frames(recipe: Recipe, steps: int, samples: int, analog: bool = False) -> Te
     generator = torch.Generator().manual_seed(recipe.seed + 1)
     shape = (steps, samples, recipe.sizes[0])
     active = torch.rand(shape, generator=generator, dtype=torch.float64) < 0.4
-    amplitude = torch.randn(shape, generator=generator, dtype=torch.float64) if analog else torch.ones(shape).double()
+    amplitude = (
+        torch.randn(shape, generator=generator, dtype=torch.float64) if analog else torch.ones(shape).double()
+    )
     return active * amplitude

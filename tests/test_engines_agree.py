@@ -3,7 +3,6 @@
 import dataclasses
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -48,7 +47,9 @@ def same_events(a, b):
 def test_numba_gives_the_reference_log_counts_and_gradients(recipe, option, data):
     populations = len(recipe.sizes) - 1
     kinds = data.draw(st.tuples(*[st.sampled_from(sorted(KINDS))] * populations))
-    skips = data.draw(st.sets(st.sampled_from([(i, j) for j in range(populations) for i in range(-1, j - 1)] or [(-1, 0)])))
+    skips = data.draw(
+        st.sets(st.sampled_from([(i, j) for j in range(populations) for i in range(-1, j - 1)] or [(-1, 0)]))
+    )
     recipe = dataclasses.replace(recipe, kinds=kinds, skips=tuple(sorted(skips)))
     if option["scheduler"] == "layered":
         option = option | {"leftover": "drop"}
@@ -64,8 +65,14 @@ def test_numba_gives_the_reference_log_counts_and_gradients(recipe, option, data
         loss = torch.zeros((), dtype=torch.float64)
         for part in (first, run):
             for i, record in enumerate(part.records.values()):
-                weight = torch.linspace(-1, 1, record.spikes.numel(), dtype=torch.float64).view_as(record.spikes)
-                loss = loss + (weight * record.spikes).sum() + ((i + 1) * weight.flip(0) * record.potentials).sum()
+                weight = torch.linspace(-1, 1, record.spikes.numel(), dtype=torch.float64).view_as(
+                    record.spikes
+                )
+                loss = (
+                    loss
+                    + (weight * record.spikes).sum()
+                    + ((i + 1) * weight.flip(0) * record.potentials).sum()
+                )
         adjoints.append(torch.autograd.grad(loss, [x, *net.parameters()], allow_unused=True))
         runs.append(run)
     reference, fast = runs

@@ -1,6 +1,5 @@
 """What every engine offers: `simulate` -> event log and activity, `replay` -> gradients."""
 
-
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -56,6 +55,18 @@ class PendingEvents:
     potential: NDArray[np.float64]
     timestep: NDArray[np.int64]
     step: NDArray[np.int32]
+
+    @classmethod
+    def none(cls, samples: int) -> "PendingEvents":
+        """Return that nothing is pending."""
+        return cls(
+            offsets=np.zeros(samples + 1, dtype=np.int64),
+            source=np.zeros(0, dtype=np.int32),
+            amplitude=np.zeros(0),
+            potential=np.zeros(0),
+            timestep=np.zeros(0, dtype=np.int64),
+            step=np.zeros(0, dtype=np.int32),
+        )
 
 
 @dataclass(frozen=True)
@@ -134,8 +145,6 @@ class Gradients:
     threshold: Tensor
     potentials: Tensor
     x: Tensor | None
-
-
 
 
 class Engine(Protocol):

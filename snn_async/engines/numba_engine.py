@@ -35,7 +35,12 @@ from snn_async.graph import Graph
 from snn_async.schedulers import Fifo, Layered, Momentum, Random
 from snn_async.stopping import After, Output
 
-SCHEDULERS = {Random: kernels.RANDOM, Momentum: kernels.MOMENTUM, Fifo: kernels.FIFO, Layered: kernels.LAYERED}
+SCHEDULERS = {
+    Random: kernels.RANDOM,
+    Momentum: kernels.MOMENTUM,
+    Fifo: kernels.FIFO,
+    Layered: kernels.LAYERED,
+}
 RESETS = {"none": kernels.NO_RESET, "subtract": kernels.SUBTRACT, "value": kernels.VALUE}
 REFRACTORY = {"off": kernels.OFF, "discard": kernels.DISCARD, "integrate": kernels.INTEGRATE}
 CHUNKS = 16
@@ -206,7 +211,9 @@ def _tensors(graph: Graph, values: Values, start: Start) -> kernels.Tensors:
             compare[here] = np.nextafter(compare[here], compare.dtype.type(-np.inf))
         if not population.neuron.spiking:
             compare[here] = np.inf
-    scales, source_start, target_start = [], [], []
+    scales: list[np.ndarray] = []
+    source_start: list[int] = []
+    target_start: list[int] = []
     filled = 0
     for given, starts in ((values.source_scale, source_start), (values.target_scale, target_start)):
         for scale in given:
@@ -319,8 +326,12 @@ def _run_chunk(
         if status != kernels.NO_ROOM:
             break
         events = kernels.Events(*(_doubled(array) for array in events))
-        kept = (rooms.v, rooms.fired, rooms.ranges)
-        rooms = kernels.Rooms(*(_doubled(array) for array in rooms[:4]), *kept)
+        rooms = rooms._replace(
+            input_source=_doubled(rooms.input_source),
+            input_amplitude=_doubled(rooms.input_amplitude),
+            left_ints=_doubled(rooms.left_ints),
+            left_floats=_doubled(rooms.left_floats),
+        )
     now = work.now
     return (
         events.ints[: now[kernels.EVENTS]],
@@ -376,7 +387,11 @@ def _log(out: kernels.Out, parts: list[Any], bounds: list[tuple[int, int]], step
         out.delivered[first:last] += delivered
         out.inputs[first * steps : last * steps] += inputs
         deliveries.append(own_deliveries + rows)
-        rows, delivered, inputs = rows + len(ints), delivered + len(own_deliveries), inputs + len(input_source)
+        rows, delivered, inputs = (
+            rows + len(ints),
+            delivered + len(own_deliveries),
+            inputs + len(input_source),
+        )
     out.inputs[-1] = inputs
     ints = np.concatenate([part[0] for part in parts])
     floats = np.concatenate([part[1] for part in parts])

@@ -20,7 +20,9 @@ from snn_async.engines.numba_simulate import (
     set_where_fired,
 )
 
-summing = njit(cache=True, nogil=True, error_model="numpy", _nrt=False, fastmath={"reassoc", "contract", "nsz"})
+summing = njit(
+    cache=True, nogil=True, error_model="numpy", _nrt=False, fastmath={"reassoc", "contract", "nsz"}
+)
 
 
 class Log(NamedTuple):
@@ -90,7 +92,7 @@ class Adjoints(NamedTuple):
 
 
 @summing
-def silent_sources(weights, slot, steps, slopes, scale, adjoints):  # type: ignore[no-untyped-def]
+def silent_sources(weights, slot, steps, slopes, scale, adjoints):
     """Adjoints of silent sources; those whose surrogate is flat do not matter."""
     for j in range(len(weights)):
         if steps[j] < 0 or slopes[j] == 0:
@@ -103,7 +105,7 @@ def silent_sources(weights, slot, steps, slopes, scale, adjoints):  # type: igno
 
 
 @summing
-def input_sources(weights, slot, x, only_zeros, scale, adjoints):  # type: ignore[no-untyped-def]
+def input_sources(weights, slot, x, only_zeros, scale, adjoints):
     for j in range(len(weights)):
         if only_zeros and x[j] != 0:
             continue
@@ -115,7 +117,7 @@ def input_sources(weights, slot, x, only_zeros, scale, adjoints):  # type: ignor
 
 
 @compiled
-def add_outer(grads, slot, sources, amplitudes, scale):  # type: ignore[no-untyped-def]
+def add_outer(grads, slot, sources, amplitudes, scale):
     for e in range(len(sources)):
         row = grads[sources[e]]
         factor = amplitudes[e]
@@ -126,7 +128,7 @@ def add_outer(grads, slot, sources, amplitudes, scale):  # type: ignore[no-untyp
 
 
 @summing
-def masked_row(weights, grads, slot, slot_step, after, step, factor):  # type: ignore[no-untyped-def]
+def masked_row(weights, grads, slot, slot_step, after, step, factor):
     """Add a delivered event's part of the weight gradient; return the adjoint of its amplitude."""
     total = slot.dtype.type(0)
     for i in range(len(slot)):
@@ -137,7 +139,7 @@ def masked_row(weights, grads, slot, slot_step, after, step, factor):  # type: i
 
 
 @compiled
-def add_masked(grads, slot, slot_step, after, step, scale):  # type: ignore[no-untyped-def]
+def add_masked(grads, slot, slot_step, after, step, scale):
     for i in range(len(grads)):
         adjoint = slot[i] if step <= slot_step[i] else after[i]
         grads[i] += adjoint * scale[i] if len(scale) > 0 else adjoint
@@ -146,7 +148,7 @@ def add_masked(grads, slot, slot_step, after, step, scale):  # type: ignore[no-u
 @compiled
 def silent_evaluations(
     subtract, value, reset_value, threshold, u, slope, step, silent, spikes, current, last, last_step, grads
-):  # type: ignore[no-untyped-def]
+):
     """Silent decisive evaluations of a population, the last ones of the timestep.
 
     `subtract` and `value` are 1 where the gradient passes through that reset (the spike variable is 0).
@@ -163,7 +165,7 @@ def silent_evaluations(
 
 
 @inlined
-def spike_evaluation(net, grads, threshold, p, i, u, slope, adjoint, current):  # type: ignore[no-untyped-def]
+def spike_evaluation(net, grads, threshold, p, i, u, slope, adjoint, current):
     """Adjoint of the potential before a decisive evaluation that spiked from the one after it."""
     through = current
     if not net.delayed[p]:
@@ -180,7 +182,7 @@ def spike_evaluation(net, grads, threshold, p, i, u, slope, adjoint, current):  
 
 
 @inlined
-def decisive_evaluations(net, tensors, log, run, grads, adj, first_row, t, b, p, fired):  # type: ignore[no-untyped-def]
+def decisive_evaluations(net, tensors, log, run, grads, adj, first_row, t, b, p, fired):
     """Fill the slots of population p; return how many extra evaluations there are."""
     a, z = net.start[p], net.start[p + 1]
     through = not net.delayed[p] and not net.detach[p]
@@ -210,7 +212,15 @@ def decisive_evaluations(net, tensors, log, run, grads, adj, first_row, t, b, p,
             adjoint += run.grad_spikes[t, b, i]
         kept = adj.current[i]
         adj.current[i] = spike_evaluation(
-            net, grads, tensors.threshold[i], p, i, log.potential[row : row + 1], log.slope[row], adjoint, kept
+            net,
+            grads,
+            tensors.threshold[i],
+            p,
+            i,
+            log.potential[row : row + 1],
+            log.slope[row],
+            adjoint,
+            kept,
         )
         if adj.last_step[i] < 0:
             adj.last_step[i] = log.step[row]
@@ -232,13 +242,13 @@ def decisive_evaluations(net, tensors, log, run, grads, adj, first_row, t, b, p,
 
 
 @compiled
-def times(values, scale):  # type: ignore[no-untyped-def]
+def times(values, scale):
     for i in range(len(scale)):
         values[i] *= scale[i]
 
 
 @inlined
-def open_slots(adj, a, z, scale):  # type: ignore[no-untyped-def]
+def open_slots(adj, a, z, scale):
     """Copy a population's slots as a projection sees them, standing after the last evaluation."""
     copy(adj.slot[: z - a], adj.last[a:z])
     copy(adj.slot_step[: z - a], adj.last_step[a:z])
@@ -248,7 +258,7 @@ def open_slots(adj, a, z, scale):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def rewind(slot, slot_step, extra_neuron, extra_step, extra, scale, at, count, step):  # type: ignore[no-untyped-def]
+def rewind(slot, slot_step, extra_neuron, extra_step, extra, scale, at, count, step):
     """Go back to forward step `step`: earlier evaluations take over their neurons' slots."""
     while at < count and extra_step[at] >= step:
         i = extra_neuron[at]
@@ -259,7 +269,7 @@ def rewind(slot, slot_step, extra_neuron, extra_step, extra, scale, at, count, s
 
 
 @compiled
-def emission_timestep(emitted, row):  # type: ignore[no-untyped-def]
+def emission_timestep(emitted, row):
     t = 0
     while emitted[t + 2] <= row:
         t += 1
@@ -267,7 +277,7 @@ def emission_timestep(emitted, row):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def projection(net, rules, tensors, log, grads, adj, buckets, first_row, t, b, p, k, extras):  # type: ignore[no-untyped-def]
+def projection(net, rules, tensors, log, grads, adj, buckets, first_row, t, b, p, k, extras):
     """Through projection k into population p: gradients of its weights and biases, adjoints of its sources."""
     a, z, q, rows = net.start[p], net.start[p + 1], net.source[k], net.fan_in[k]
     size, begin = z - a, net.weight_start[k]
@@ -294,7 +304,15 @@ def projection(net, rules, tensors, log, grads, adj, buckets, first_row, t, b, p
         step = log.delivered_step[row]
         if extra < extras:
             extra = rewind(
-                slot, slot_step, adj.extra_neuron, adj.extra_step, adj.extra, target_scale, extra, extras, step
+                slot,
+                slot_step,
+                adj.extra_neuron,
+                adj.extra_step,
+                adj.extra,
+                target_scale,
+                extra,
+                extras,
+                step,
             )
         j = log.source[row] - net.first_source[k]
         scale = source_scale[j] if len(source_scale) > 0 else tensors.x.dtype.type(1)
@@ -321,7 +339,7 @@ def projection(net, rules, tensors, log, grads, adj, buckets, first_row, t, b, p
 
 
 @compiled
-def leak_step(current, v, leak, leak_grads, offset_grads):  # type: ignore[no-untyped-def]
+def leak_step(current, v, leak, leak_grads, offset_grads):
     for i in range(len(current)):
         offset_grads[i] += current[i]
         leak_grads[i] += current[i] * v[i]
@@ -329,20 +347,20 @@ def leak_step(current, v, leak, leak_grads, offset_grads):  # type: ignore[no-un
 
 
 @compiled
-def delayed_subtract(current, fired, threshold_grads):  # type: ignore[no-untyped-def]
+def delayed_subtract(current, fired, threshold_grads):
     for i in range(len(current)):
         threshold_grads[i] -= fired[i] * current[i]
 
 
 @compiled
-def retest(current, kept, v, compare, threshold_grads):  # type: ignore[no-untyped-def]
+def retest(current, kept, v, compare, threshold_grads):
     for i in range(len(current)):
         if v[i] > compare[i]:
             threshold_grads[i] += kept[i] - current[i]
 
 
 @inlined
-def leak_and_reset(net, tensors, grads, adj, p, v, fired):  # type: ignore[no-untyped-def]
+def leak_and_reset(net, tensors, grads, adj, p, v, fired):
     """From the adjoint of the potential at the timestep's start to that of the one kept before."""
     a, z = net.start[p], net.start[p + 1]
     current, before, fired = adj.current[a:z], adj.slot[: z - a], fired[a:z]
@@ -361,7 +379,7 @@ def leak_and_reset(net, tensors, grads, adj, p, v, fired):  # type: ignore[no-un
 
 
 @inlined
-def bucket(net, log, adj, buckets, population_of, first_row, t, b):  # type: ignore[no-untyped-def]
+def bucket(net, log, adj, buckets, population_of, first_row, t, b):
     """Chain the timestep's emissions and deliveries by population, latest first.
 
     `buckets` holds the latest delivery per source population (the input last), then each one's predecessor.
@@ -383,13 +401,15 @@ def bucket(net, log, adj, buckets, population_of, first_row, t, b):  # type: ign
 
 
 @compiled
-def accumulate(total, values):  # type: ignore[no-untyped-def]
+def accumulate(total, values):
     for i in range(len(total)):
         total[i] += values[i]
 
 
 @compiled
-def replay_chunk(net, rules, tensors, log, run, grads, adj, buckets, population_of, first_sample, last_sample):  # type: ignore[no-untyped-def]
+def replay_chunk(
+    net, rules, tensors, log, run, grads, adj, buckets, population_of, first_sample, last_sample
+):
     """Add the gradients of samples first_sample .. last_sample - 1 to `grads`."""
     steps, populations = tensors.x.shape[0], len(net.turn)
     for b in range(first_sample, last_sample):

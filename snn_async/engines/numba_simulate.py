@@ -161,7 +161,9 @@ class Events(NamedTuple):
 SOURCE, STEP, TIMESTEP, DELIVERED_TIMESTEP, DELIVERED_STEP = range(5)
 AMPLITUDE, POTENTIAL = range(2)
 # entries of Work.now, the scalars that change within a timestep
-(T, B, NEXT_STEP, HOP, FIRST_OUTPUT, OPERATIONS, UPDATES, EVENTS, PENDING, DELIVERIES, INPUTS, LEFT) = range(12)
+(T, B, NEXT_STEP, HOP, FIRST_OUTPUT, OPERATIONS, UPDATES, EVENTS, PENDING, DELIVERIES, INPUTS, LEFT) = range(
+    12
+)
 
 _GOLDEN = np.uint64(keys.GOLDEN)
 _MUL1, _MUL2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -177,7 +179,7 @@ inlined = njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinl
 
 
 @inlined
-def mix(state, value):  # type: ignore[no-untyped-def]
+def mix(state, value):
     z = state + _GOLDEN * (np.uint64(value) + _ONE)
     z = (z ^ (z >> _S30)) * _MUL1
     z = (z ^ (z >> _S27)) * _MUL2
@@ -185,7 +187,7 @@ def mix(state, value):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def step_state(rules, tensors, work, purpose):  # type: ignore[no-untyped-def]
+def step_state(rules, tensors, work, purpose):
     state = mix(np.uint64(0), rules.seed)
     state = mix(state, tensors.sample_ids[work.now[B]])
     state = mix(state, rules.timestep + work.now[T])
@@ -194,51 +196,51 @@ def step_state(rules, tensors, work, purpose):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def uniform(state, source):  # type: ignore[no-untyped-def]
+def uniform(state, source):
     return float(mix(state, source) >> _S11) * 2.0**-53
 
 
 @compiled
-def copy(to, values):  # type: ignore[no-untyped-def]
+def copy(to, values):
     for i in range(len(to)):
         to[i] = values[i]
 
 
 @compiled
-def leak_step(u, v, leak, offset):  # type: ignore[no-untyped-def]
+def leak_step(u, v, leak, offset):
     for i in range(len(u)):
         u[i] = leak[i] * v[i] + offset[i]
 
 
 @compiled
-def delayed_subtract(u, fired, threshold):  # type: ignore[no-untyped-def]
+def delayed_subtract(u, fired, threshold):
     for i in range(len(u)):
         u[i] -= fired[i] * threshold[i]
 
 
 @compiled
-def set_where_fired(u, fired, value):  # type: ignore[no-untyped-def]
+def set_where_fired(u, fired, value):
     for i in range(len(u)):
         if fired[i] > 0:
             u[i] = value
 
 
 @compiled
-def swallow(held, ignoring, fired, value):  # type: ignore[no-untyped-def]
+def swallow(held, ignoring, fired, value):
     for i in range(len(held)):
         ignoring[i] = fired[i] > 0
         held[i] = value
 
 
 @compiled
-def retest(u, residual, v, compare, threshold):  # type: ignore[no-untyped-def]
+def retest(u, residual, v, compare, threshold):
     for i in range(len(u)):
         residual[i] = threshold[i] if v[i] > compare[i] else 0
         u[i] -= residual[i]
 
 
 @inlined
-def begin(net, tensors, work, v, fired):  # type: ignore[no-untyped-def]
+def begin(net, tensors, work, v, fired):
     """Leak and delayed reset, in the framework's own order; nobody is refractory."""
     copy(work.compare, tensors.compare)
     work.ignoring[:] = False
@@ -266,7 +268,7 @@ def begin(net, tensors, work, v, fired):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def emit(net, work, events, source, amplitude, potential, waits):  # type: ignore[no-untyped-def]
+def emit(net, work, events, source, amplitude, potential, waits):
     row = work.now[EVENTS]
     events.ints[row, SOURCE] = source
     events.ints[row, STEP] = work.now[NEXT_STEP]
@@ -282,7 +284,7 @@ def emit(net, work, events, source, amplitude, potential, waits):  # type: ignor
 
 
 @inlined
-def spike(net, rules, tensors, work, events, p, i):  # type: ignore[no-untyped-def]
+def spike(net, rules, tensors, work, events, p, i):
     emit(net, work, events, net.inputs + i, 1.0, work.u[i], net.has_out[p])
     step = work.now[NEXT_STEP]
     work.count[i] += 1
@@ -307,7 +309,7 @@ def spike(net, rules, tensors, work, events, p, i):  # type: ignore[no-untyped-d
 
 
 @compiled
-def firing(u, compare, found):  # type: ignore[no-untyped-def]
+def firing(u, compare, found):
     count = 0
     for i in range(len(u)):
         if u[i] > compare[i]:
@@ -317,14 +319,14 @@ def firing(u, compare, found):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def restore(u, held, ignoring):  # type: ignore[no-untyped-def]
+def restore(u, held, ignoring):
     for i in range(len(u)):
         if ignoring[i]:
             u[i] = held[i]
 
 
 @compiled
-def add(u, row, scale):  # type: ignore[no-untyped-def]
+def add(u, row, scale):
     if len(scale) > 0:
         for i in range(len(u)):
             u[i] += row[i] * scale[i]
@@ -334,7 +336,7 @@ def add(u, row, scale):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def add_events(u, weights, sources, amplitudes, count, first_source, source_scale, target_scale):  # type: ignore[no-untyped-def]
+def add_events(u, weights, sources, amplitudes, count, first_source, source_scale, target_scale):
     """Add the rows of the events that leave this projection's sources; return how many did."""
     delivered = 0
     for e in range(count):
@@ -358,7 +360,7 @@ def add_events(u, weights, sources, amplitudes, count, first_source, source_scal
 
 
 @compiled
-def scale_range(start, size, samples, t, b):  # type: ignore[no-untyped-def]
+def scale_range(start, size, samples, t, b):
     """Where the dropout factors of one frame lie in `Tensors.scales`; empty if there are none."""
     if start < 0:
         return 0, 0
@@ -367,7 +369,7 @@ def scale_range(start, size, samples, t, b):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def deliver(net, tensors, work, k, sources, amplitudes, count):  # type: ignore[no-untyped-def]
+def deliver(net, tensors, work, k, sources, amplitudes, count):
     """Add the currents of events through projection k."""
     p, rows, size = net.target[k], net.fan_in[k], net.fan_out[k]
     first, t, b, samples = net.weight_start[k], work.now[T], work.now[B], tensors.x.shape[1]
@@ -389,7 +391,7 @@ def deliver(net, tensors, work, k, sources, amplitudes, count):  # type: ignore[
 
 
 @inlined
-def evaluate(net, rules, tensors, work, events):  # type: ignore[no-untyped-def]
+def evaluate(net, rules, tensors, work, events):
     """Finish a forward step: biases of the populations whose turn it is, then one evaluation each."""
     step = work.now[NEXT_STEP]
     for p in range(len(net.turn)):
@@ -419,13 +421,13 @@ def evaluate(net, rules, tensors, work, events):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def turn_changes(net, tensors, work, p):  # type: ignore[no-untyped-def]
+def turn_changes(net, tensors, work, p):
     a, z = net.start[p], net.start[p + 1]
     return tensors.has_bias[p] or firing(work.u[a:z], work.compare[a:z], work.found) > 0
 
 
 @inlined
-def next_turn(net, tensors, work):  # type: ignore[no-untyped-def]
+def next_turn(net, tensors, work):
     """The next turn that can change anything, -1 if there is none."""
     best = -1
     for p in range(len(net.turn)):
@@ -436,7 +438,7 @@ def next_turn(net, tensors, work):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def take_turn(net, work, p):  # type: ignore[no-untyped-def]
+def take_turn(net, work, p):
     if work.turn_step[p] < 0:
         work.turn_step[p] = work.now[NEXT_STEP]
         work.last_evaluation[p] = work.now[NEXT_STEP]
@@ -444,7 +446,7 @@ def take_turn(net, work, p):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def skip_to(net, work, turn):  # type: ignore[no-untyped-def]
+def skip_to(net, work, turn):
     """Let turns pass that can change nothing; turn -1 lets all pass."""
     for p in range(len(net.turn)):
         if work.turn[p] >= work.now[HOP] and (turn < 0 or work.turn[p] < turn):
@@ -454,7 +456,7 @@ def skip_to(net, work, turn):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def stopped(rules, work):  # type: ignore[no-untyped-def]
+def stopped(rules, work):
     step = work.now[NEXT_STEP]
     if rules.stop == AFTER and step >= rules.stop_steps:
         return True
@@ -464,7 +466,7 @@ def stopped(rules, work):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def later(work, events, a, b):  # type: ignore[no-untyped-def]
+def later(work, events, a, b):
     """Whether the pending event at place a goes after the one at place b."""
     if events.priority[a] != events.priority[b]:
         return events.priority[a] > events.priority[b]
@@ -475,7 +477,7 @@ def later(work, events, a, b):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def sift_down(work, events, size):  # type: ignore[no-untyped-def]
+def sift_down(work, events, size):
     heap, at = events.heap, 0
     while True:
         child = 2 * at + 1
@@ -490,7 +492,7 @@ def sift_down(work, events, size):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def sift_up(work, events, at):  # type: ignore[no-untyped-def]
+def sift_up(work, events, at):
     heap = events.heap
     while at > 0:
         parent = (at - 1) // 2
@@ -501,7 +503,7 @@ def sift_up(work, events, at):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def pick(net, rules, tensors, work, events):  # type: ignore[no-untyped-def]
+def pick(net, rules, tensors, work, events):
     """Put the places of the (at most F) events to deliver into `heap`, oldest first; return how many."""
     waiting = work.now[PENDING]
     size = rules.group_size
@@ -544,7 +546,7 @@ def pick(net, rules, tensors, work, events):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def deliver_group(net, rules, tensors, work, events):  # type: ignore[no-untyped-def]
+def deliver_group(net, rules, tensors, work, events):
     size = pick(net, rules, tensors, work, events)
     for g in range(size):
         mark_delivered(work, events, g, events.pending[events.heap[g]])
@@ -562,7 +564,7 @@ def deliver_group(net, rules, tensors, work, events):  # type: ignore[no-untyped
 
 
 @inlined
-def mark_delivered(work, events, place, row):  # type: ignore[no-untyped-def]
+def mark_delivered(work, events, place, row):
     """Put an event at `place` of the group under way; the log names its first delivery."""
     events.sources[place] = events.ints[row, SOURCE]
     events.amplitudes[place] = events.floats[row, AMPLITUDE]
@@ -574,7 +576,7 @@ def mark_delivered(work, events, place, row):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def layered_population(net, rules, tensors, work, events, inputs, values, count, ranges, p):  # type: ignore[no-untyped-def]
+def layered_population(net, rules, tensors, work, events, inputs, values, count, ranges, p):
     """Deliver everything upstream of p and evaluate it, if anything can change; False if stopped first."""
     arriving = False
     for k in range(len(net.target)):
@@ -613,7 +615,7 @@ def layered_population(net, rules, tensors, work, events, inputs, values, count,
 
 
 @compiled
-def nonzero(frame, index, values):  # type: ignore[no-untyped-def]
+def nonzero(frame, index, values):
     """Write the nonzero inputs of a frame; return how many, -1 if one is not finite.
 
     Blocks of zeros pass at vector speed.
@@ -641,7 +643,7 @@ def nonzero(frame, index, values):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def keep(v, u, residual, potentials, count, spikes):  # type: ignore[no-untyped-def]
+def keep(v, u, residual, potentials, count, spikes):
     for i in range(len(v)):
         v[i] = u[i] + residual[i]
         potentials[i] = v[i]
@@ -649,7 +651,7 @@ def keep(v, u, residual, potentials, count, spikes):  # type: ignore[no-untyped-
 
 
 @compiled
-def log_silent(u, able, last_spike, evaluated, steps, potentials):  # type: ignore[no-untyped-def]
+def log_silent(u, able, last_spike, evaluated, steps, potentials):
     for i in range(len(u)):
         silent = able[i] < np.inf and evaluated > last_spike[i]
         steps[i] = evaluated if silent else -1
@@ -657,7 +659,7 @@ def log_silent(u, able, last_spike, evaluated, steps, potentials):  # type: igno
 
 
 @inlined
-def end(net, tensors, work, rules, out, v, fired, keep_log):  # type: ignore[no-untyped-def]
+def end(net, tensors, work, rules, out, v, fired, keep_log):
     t, b = work.now[T], work.now[B]
     restore(work.u, work.held, work.ignoring)
     for p in range(len(net.turn)):
@@ -685,7 +687,9 @@ def end(net, tensors, work, rules, out, v, fired, keep_log):  # type: ignore[no-
 
 
 @compiled
-def simulate_chunk(net, rules, tensors, carried, out, work, events, rooms, first_sample, last_sample, keep_log):  # type: ignore[no-untyped-def]
+def simulate_chunk(
+    net, rules, tensors, carried, out, work, events, rooms, first_sample, last_sample, keep_log
+):
     """Run samples first_sample .. last_sample - 1.
 
     Returns the first sample that was not run and why: DONE (all were), NO_ROOM in `events` or `rooms`,
@@ -718,7 +722,7 @@ def simulate_chunk(net, rules, tensors, carried, out, work, events, rooms, first
 
 
 @inlined
-def start_sample(net, rules, tensors, carried, out, work, events, rooms):  # type: ignore[no-untyped-def]
+def start_sample(net, rules, tensors, carried, out, work, events, rooms):
     now = work.now
     b = now[B]
     copy(rooms.v, tensors.potentials[b])
@@ -732,7 +736,7 @@ def start_sample(net, rules, tensors, carried, out, work, events, rooms):  # typ
 
 
 @inlined
-def finish_sample(rules, out, work, events, rooms, steps):  # type: ignore[no-untyped-def]
+def finish_sample(rules, out, work, events, rooms, steps):
     now = work.now
     b = now[B]
     out.emitted[b, steps + 1] = now[EVENTS]
@@ -749,7 +753,7 @@ def finish_sample(rules, out, work, events, rooms, steps):  # type: ignore[no-un
 
 
 @inlined
-def timestep(net, rules, tensors, out, work, events, rooms, keep_log):  # type: ignore[no-untyped-def]
+def timestep(net, rules, tensors, out, work, events, rooms, keep_log):
     """Run one timestep; return its status."""
     now, steps = work.now, tensors.x.shape[0]
     t, b = now[T], now[B]
@@ -796,7 +800,7 @@ def timestep(net, rules, tensors, out, work, events, rooms, keep_log):  # type: 
 
 
 @inlined
-def first_step(net, rules, tensors, work, events, inputs, values, count):  # type: ignore[no-untyped-def]
+def first_step(net, rules, tensors, work, events, inputs, values, count):
     if rules.queued:
         for i in range(count):
             emit(net, work, events, inputs[i], values[i], values[i], True)
@@ -808,7 +812,7 @@ def first_step(net, rules, tensors, work, events, inputs, values, count):  # typ
 
 
 @inlined
-def run_layered(net, rules, tensors, work, events, inputs, values, count, ranges):  # type: ignore[no-untyped-def]
+def run_layered(net, rules, tensors, work, events, inputs, values, count, ranges):
     # spikes of this timestep are found by population; only what was carried in is pending
     carried = work.now[PENDING]
     ranges[:] = 0

@@ -73,8 +73,8 @@ class ReferenceEngine:
             adjoints = torch.autograd.grad(
                 loss, list(leaves.values()), allow_unused=True, materialize_grads=True
             )
-        result = dict(zip(names, adjoints, strict=True))
-        return Gradients(**result | ({} if needs_x else {"x": None}))
+        weights, biases, leak, offset, threshold, potentials, x = adjoints
+        return Gradients(weights, biases, leak, offset, threshold, potentials, x if needs_x else None)
 
 
 def _constants(layout: Layout, values: Values) -> Constants:

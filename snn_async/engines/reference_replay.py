@@ -172,8 +172,8 @@ class _Sample:
         arrivals: dict[int, Tensor] = {}
         turn_step = int(log.turn_step[t, b, p])
         evaluated = turn_step >= 0 or self.execution.leftover == "carry"
-        rows = log.deliveries[log.delivered[b, t] : log.delivered[b, t + 1]] if evaluated else []
-        for k in np.flatnonzero(self.layout.target == p):
+        rows = log.deliveries[log.delivered[b, t] : log.delivered[b, t + 1]].tolist() if evaluated else []
+        for k in self._into(p):
             scale = self.values.target_scale[k]
             target_scale = 1.0 if scale is None else scale[t, b]
 
@@ -189,14 +189,14 @@ class _Sample:
             for row in rows:
                 j = int(log.source[row] - self.layout.first_source[k])
                 if 0 <= j < self.layout.fan_in[k]:
-                    spike = self._variable(int(row)) * self._source_scale(k, t)[j]
+                    spike = self._variable(row) * self._source_scale(k, t)[j]
                     arrive(int(log.delivered_step[row]), spike * self.weights[k][j])
         return arrivals
 
     def _would_be(self, t: int, p: int, u: Tensor) -> Tensor:
         """Currents (of value 0) from silent neurons and, if inputs are queued, from zero inputs."""
         total = torch.zeros_like(u)
-        for k in np.flatnonzero(self.layout.target == p):
+        for k in self._into(p):
             source = self.layout.source[k]
             if source >= 0:
                 value = self.silent[slice(*self.layout.start[source : source + 2])]
@@ -209,6 +209,9 @@ class _Sample:
             current = (self._source_scale(k, t) * value) @ self.weights[k]
             total = total + (current if scale is None else current * scale[t, self.b])
         return total
+
+    def _into(self, p: int) -> list[int]:
+        return [int(k) for k in np.flatnonzero(self.layout.target == p)]
 
     def _source_scale(self, k: int, t: int) -> Tensor:
         scale = self.values.source_scale[k]

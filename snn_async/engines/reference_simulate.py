@@ -154,9 +154,9 @@ class SampleRun:
         self.turn = np.arange(len(self.turn))
         for p in range(len(self.turn)):
             self.hop = p
-            into = np.flatnonzero(self.layout.target == p)
+            into = self._into(p)
             arriving = [event for event in self.pending if any(self._row(k, event.source) >= 0 for k in into)]
-            from_input = inputs if (self.layout.source[into] < 0).any() else []
+            from_input = inputs if any(self.layout.source[k] < 0 for k in into) else []
             events = from_input + [(event.source, event.amplitude) for event in arriving]
             if p > 0 and not events and not self._turn_changes(p):
                 self._take_turn(p)
@@ -174,9 +174,9 @@ class SampleRun:
         stop = self.execution.stop
         if isinstance(stop, After) and self.step >= stop.steps:
             return True
-        if isinstance(stop, Output) and self.first_output != NOT_YET:
-            if self.step > self.first_output + stop.extra_steps:
-                return True
+        fired = self.first_output != NOT_YET
+        if isinstance(stop, Output) and fired and self.step > self.first_output + stop.extra_steps:
+            return True
         if self.step >= self.execution.max_forward_steps:
             raise RunawayError(
                 f"timestep {self.clock} of sample {self.sample_id} is not quiescent after "
@@ -235,7 +235,7 @@ class SampleRun:
         self.pending = [event for i, event in enumerate(self.pending) if i not in chosen]
         return picked
 
-    def _deliver(self, events: list[tuple[int, float]], only: Sequence[int] | NDArray | None = None) -> set[int]:
+    def _deliver(self, events: list[tuple[int, float]], only: Sequence[int] | None = None) -> set[int]:
         """Add the currents of `events` (source, amplitude) and return the populations that got any."""
         reached = set()
         for k in range(len(self.layout.target)) if only is None else only:
@@ -253,6 +253,10 @@ class SampleRun:
                 reached.add(int(self.layout.target[k]))
                 self._add(k, current)
         return reached
+
+    def _into(self, p: int) -> list[int]:
+        """The projections into a population."""
+        return [int(k) for k in np.flatnonzero(self.layout.target == p)]
 
     def _factor(self, k: int, row: int, amplitude: float) -> float:
         scale = self.constants.source_scale[k]
@@ -273,11 +277,11 @@ class SampleRun:
 
     def _evaluate(self, reached: set[int]) -> None:
         """Finish a forward step: biases of the populations whose turn it is, then one evaluation each."""
-        for p in np.flatnonzero(self.turn == self.hop):
+        for p in np.flatnonzero(self.turn == self.hop).tolist():
             self.turn_step[p] = self.step
-            reached.add(int(p))
-            for k in np.flatnonzero(self.layout.target == p):
-                self._add(int(k), self.constants.biases[k])
+            reached.add(p)
+            for k in self._into(p):
+                self._add(k, self.constants.biases[k])
         for p in sorted(reached):
             self._evaluate_population(p)
         self.step += 1

@@ -12,6 +12,8 @@ from torch.autograd.function import once_differentiable
 from snn_async.engines.contract import Engine, Execution, Simulation, Start, Values
 from snn_async.graph import Graph
 
+DIFFERENTIABLE = ("x", "weights", "biases", "leak", "offset", "threshold", "potentials")
+
 
 @dataclass
 class Job:
@@ -27,13 +29,14 @@ class Job:
     simulation: Simulation | None = None
 
     def values(self, tensors: tuple[Tensor, ...]) -> Values:
-        return Values(*tensors, source_scale=self.source_scale, target_scale=self.target_scale)
+        named = dict(zip(DIFFERENTIABLE, tensors, strict=True))
+        return Values(**named, source_scale=self.source_scale, target_scale=self.target_scale)
 
 
 class UnlayeredBackprop(torch.autograd.Function):
     """Forward simulates the events, backward replays the event log.
 
-    Takes the tensors of `Values` from `x` to `potentials`; returns the final potentials of all neurons (B, N),
+    Takes the DIFFERENTIABLE tensors of `Values`; returns the final potentials of all neurons (B, N),
     then the spikes and the potentials (T, B, size) of every slice in `Job.returned`.
     """
 
@@ -52,7 +55,7 @@ class UnlayeredBackprop(torch.autograd.Function):
         return tuple(torch.from_numpy(part.copy()) for part in (potentials[-1], *parts))
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_final: Tensor | None, *grads: Tensor | None) -> tuple[Any, ...]:
         job: Job = ctx.job
         like = ctx.simulation.spikes
@@ -66,16 +69,7 @@ class UnlayeredBackprop(torch.autograd.Function):
             _scatter(like, job.returned, grads[1::2], grad_final),
             needs_x=ctx.needs_input_grad[1],
         )
-        return (
-            None,
-            gradients.x,
-            gradients.weights,
-            gradients.biases,
-            gradients.leak,
-            gradients.offset,
-            gradients.threshold,
-            gradients.potentials,
-        )
+        return (None, *(getattr(gradients, name) for name in DIFFERENTIABLE))
 
 
 def _scatter(
