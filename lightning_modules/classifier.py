@@ -33,9 +33,9 @@ class SpikingClassifier(pl.LightningModule):
 
     Args:
         network: the source model, or "package.module:factory", called with `network_args`.
-        network_args: see `network`.
         execution: "layered" (with the barrier) or "asynchronous"; the options below `spike_penalty` describe
             the asynchronous execution and are those of `snn_async.asynchronize`.
+        network_args: see `network`.
         loss: takes outputs (T, B, classes) and targets (B,); `RateLoss()` if None. snnTorch's losses fit.
         optimizer, lr_scheduler: take parameters, and the optimizer; schedulers step once per epoch.
         spike_penalty: weight of the L1 penalty, the mean number of hidden spikes per sample.
@@ -48,8 +48,9 @@ class SpikingClassifier(pl.LightningModule):
     def __init__(
         self,
         network: nn.Module | str,
-        network_args: dict[str, Any] | None = None,
         execution: Literal["layered", "asynchronous"] = "asynchronous",
+        *,
+        network_args: dict[str, Any] | None = None,
         loss: Callable[..., Any] | None = None,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -71,6 +72,10 @@ class SpikingClassifier(pl.LightningModule):
             raise OptionError(f"execution={execution!r} is unknown; choose 'layered' or 'asynchronous'")
         if not 0 <= spike_penalty < float("inf"):
             raise OptionError(f"spike_penalty={spike_penalty} must be finite and at least 0")
+        if network_args and not isinstance(network, str):
+            raise OptionError(
+                "network_args go with a network named as 'package.module:factory'; leave them out"
+            )
         options: dict[str, Any] = {"refractory": refractory, "max_forward_steps": max_forward_steps}
         options |= {"backend": backend, "seed": seed}
         if execution == "layered":

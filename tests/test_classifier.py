@@ -115,7 +115,12 @@ def test_rate_loss_is_cross_entropy_of_counts():
 
 
 def test_bad_options_are_refused():
-    for options in ({"execution": "sync"}, {"spike_penalty": -1.0}, {"forward_group_size": 0}):
+    for options in (
+        {"execution": "sync"},
+        {"spike_penalty": -1.0},
+        {"forward_group_size": 0},
+        {"network_args": {"width": 3}},
+    ):
         with pytest.raises(OptionError):
             classifier(**options)
     with pytest.raises(OptionError, match="scale"):
