@@ -1,0 +1,154 @@
+"""Bad input gets one clear error of the project's own, naming the value and the way out, before any work."""
+
+import subprocess
+import sys
+
+import pytest
+import snntorch
+import torch
+from torch import nn
+
+import snn_async
+from snn_async.errors import (
+    CheckpointError,
+    GradientError,
+    InputError,
+    OptionError,
+    UnsupportedByEngineError,
+    UnsupportedModelError,
+)
+
+
+def model(hidden=4):
+    return nn.Sequential(
+        nn.Linear(6, hidden),
+        snntorch.Leaky(beta=0.9, init_hidden=True),
+        nn.Linear(hidden, 3),
+        snntorch.Leaky(beta=0.9, init_hidden=True),
+    )
+
+
+@pytest.fixture(params=["reference", "numba"])
+def net(request):
+    return snn_async.asynchronize(model(), backend=request.param)
+
+
+def with_value(value):
+    x = torch.zeros(2, 3, 6)
+    x[1, 2, 4] = value
+    return x
+
+
+@pytest.mark.parametrize(
+    "x, message",
+    [
+        (torch.zeros(3, 6), r"shape \(3, 6\); it must be \(T, B, ...\)"),
+        (torch.zeros(2, 3, 7), r"shape \(2, 3, 7\), but the model takes \(T, B, 6\)"),
+        (torch.zeros(2, 3, 2, 3), r"flatten it with x.flatten\(2\)"),
+        (with_value(float("nan")), r"x\[1, 2\] has the value nan at feature 4"),
+        (with_value(float("-inf")), r"x\[1, 2\] has the value -inf at feature 4"),
+        (torch.zeros(0, 3, 6), "T=0 timesteps"),
+        (torch.zeros(2, 0, 6), "B=0 samples"),
+        (torch.zeros(2, 3, 6, dtype=torch.bool), r"torch.bool.*use x.float\(\)"),
+        (torch.zeros(2, 3, 6, dtype=torch.complex64), "torch.complex64"),
+        ([[0.0] * 6], "x is a list; pass a torch tensor"),
+    ],
+)
+def test_inputs(net, x, message):
+    with pytest.raises(InputError, match=message):
+        net(x)
+
+
+def test_integer_counts_are_welcome(net):
+    counts = torch.randint(0, 3, (2, 3, 6))
+    assert torch.equal(net.eval()(counts), net(counts.float()))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(forward_group_size=0), "forward_group_size=0 must be an integer of at least 1"),
+        (dict(forward_group_size=2.5), "forward_group_size=2.5"),
+        (dict(scheduler="rand"), r"scheduler='rand' is unknown.*\['fifo', 'layered', 'momentum', 'random'\]"),
+        (dict(scheduler=object()), r"a `priorities\(pending\)` method"),
+        (dict(backend="cuda"), r"backend='cuda' is unknown.*'auto', 'numba', 'reference'"),
+        (dict(refractory="absolute"), r"refractory='absolute' is unknown.*'discard'"),
+        (dict(refractory_dropout=1.5), "refractory_dropout=1.5 must be a probability"),
+        (dict(refractory_dropout=float("nan")), "refractory_dropout=nan must be a probability"),
+        (dict(stop="never"), "stop='never' is unknown"),
+        (dict(stop="after(0)"), r"after\(0\): a timestep has at least 1"),
+        (dict(leftover="keep"), "leftover='keep' is unknown"),
+        (dict(input="later"), "input='later' is unknown"),
+        (dict(momentum_noise=-1.0), "momentum_noise=-1.0"),
+        (dict(scheduler="random", momentum_noise=1.0), "has no effect with scheduler='random'"),
+        (dict(max_forward_steps=0), "max_forward_steps=0"),
+        (dict(seed="7"), "seed='7' must be an integer"),
+        (
+            dict(scheduler="layered", leftover="carry", stop="output"),
+            "leftover='carry' with scheduler='layered'",
+        ),
+    ],
+)
+def test_options(options, message):
+    with pytest.raises(OptionError, match=message):
+        snn_async.asynchronize(model(), **options)
+
+
+def test_run_arguments(net):
+    x = torch.zeros(2, 3, 6)
+    state = net.run(x).state
+    with pytest.raises(InputError, match="the state is of 3 samples and 7 neurons, the run of 2 and 7"):
+        net.run(x[:, :2], state=state)
+    with pytest.raises(InputError, match=r"sample_ids has shape \(2,\).*must be 3 integers"):
+        net.run(x, sample_ids=[0, 1])
+    with pytest.raises(
+        InputError, match="record names 'lif1', which is no population; there are \\['1', '3'\\]"
+    ):
+        net.run(x, record=["lif1"])
+
+
+def test_a_custom_scheduler_runs_on_the_reference_engine_only():
+    class LatestFirst:
+        def priorities(self, pending):
+            return -pending.step.astype(float)
+
+    assert snn_async.asynchronize(model(), scheduler=LatestFirst()).backend == "reference"
+    with pytest.raises(UnsupportedByEngineError, match="LatestFirst.*use backend='reference'"):
+        snn_async.asynchronize(model(), scheduler=LatestFirst(), backend="numba")
+
+
+def test_a_checkpoint_of_another_architecture_loads_nothing():
+    net = snn_async.asynchronize(model())
+    before = [p.clone() for p in net.parameters()]
+    with pytest.raises(CheckpointError, match=r"model.0.weight has shape \(5, 6\) instead of \(4, 6\)"):
+        net.load_state_dict(model(hidden=5).state_dict())
+    with pytest.raises(CheckpointError, match="model.extra is unknown"):
+        net.load_state_dict(model().state_dict() | {"extra": torch.zeros(1)})
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+    other = model()
+    net.load_state_dict(other.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(other.parameters(), net.parameters(), strict=True))
+
+
+def test_half_precision_and_broken_surrogates_are_named():
+    with pytest.raises(UnsupportedModelError, match=r"torch.float16.*model.float\(\)"):
+        snn_async.asynchronize(model().half())(torch.zeros(2, 3, 6))
+    steep = nn.Sequential(
+        nn.Linear(6, 3), snntorch.Leaky(beta=0.9, spike_grad=snntorch.surrogate.sigmoid(25), init_hidden=True)
+    )
+    with torch.no_grad():
+        steep[0].weight.fill_(1.0)
+    loss = snn_async.asynchronize(steep)(torch.full((2, 3, 6), -10.0)).sum()
+    with pytest.raises(GradientError, match="the surrogate of '1' has no finite derivative"):
+        loss.backward()
+
+
+def test_importing_snn_async_imports_none_of_the_extras():
+    frameworks, tools = (
+        ["snntorch", "spikingjelly"],
+        ["pytorch_lightning", "torchmetrics", "jsonargparse", "rich"],
+    )
+    extras = frameworks + tools + ["tensorboard", "matplotlib", "tonic", "sklearn"]
+    code = f"import sys, snn_async; print([m for m in {extras!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
