@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator, Mapping
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
+from snn_async.engines.contract import Execution
 from snn_async.errors import InputError, OptionError
 from snn_async.graph import INPUT, Graph
 from snn_async.network import AsyncNetwork, AsyncRun, Record
-from snn_async.trace import Trace, TraceEvent, describe_execution
+from snn_async.trace import Trace, TraceEvent, TraceRow, describe_execution
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,8 +36,9 @@ def timeline(
     """Draw one sample of a small network, layered above and asynchronous below.
 
     One column per forward step, one band per population, one line per neuron. Shaded: the populations evaluated
-    in the step. A dot is a spike; the line behind it lasts until the spike is delivered (a triangle), the upright
-    bar joins what is delivered together. Orange: the other run does not have this spike in this timestep.
+    in the step. A dot is a spike; the line behind it lasts until the spike is delivered (a triangle); the upright
+    bar joins what is delivered together and ends in the populations it reaches. A cross: dropped, never delivered.
+    Orange: the other run does not have this spike in this timestep. At the right: each output neuron's spikes.
 
     Args:
         net: as returned by `asynchronize`; its scheduler and F are those of the lower panel.
@@ -60,12 +61,12 @@ def timeline(
     height = max(place + 1 for place in _places(net.graph, bands))
     columns = [max(_steps(trace, t) for trace in traces) for t in range(len(shown))]
     if figure is None:
-        width = 1.6 + 0.62 * (sum(columns) + len(columns))
-        figure = _matplotlib_figure()(figsize=(max(6.4, width), 1.4 + 0.34 * height), layout="constrained")
+        width = 1.6 + 0.66 * (sum(columns) + len(columns))
+        figure = _new_figure(max(6.4, width), 1.5 + 0.27 * height)
     spikes = [_spikes(trace) for trace in traces]
     titles = (
         "Layered: each population waits for the whole one before it",
-        f"Asynchronous: {describe_execution(net.execution)}",
+        f"{_meaning(net.execution)} ({describe_execution(net.execution)})",
     )
     for axes, trace, own, other, title in zip(
         figure.subplots(2, 1), traces, spikes, spikes[::-1], titles, strict=True
@@ -73,12 +74,14 @@ def timeline(
         _draw(axes, net.graph, trace, columns, own - other)
         axes.set_title(title, loc="left", fontsize="medium", fontweight="bold")
     axes.set_xlabel("forward step")
-    _legend(figure)
+    _legend(figure, any(row.leftover == "dropped" for trace in traces for row in trace.rows))
     return figure
 
 
 def raster(
-    spikes: "Tensor | Record | AsyncRun | Mapping[str, Tensor | Record]", axes: "Axes | None" = None, sample: int = 0
+    spikes: "Tensor | Record | AsyncRun | Mapping[str, Tensor | Record]",
+    axes: "Axes | None" = None,
+    sample: int = 0,
 ) -> "Axes":
     """Draw when every neuron of one sample spiked: timesteps across, neurons upwards.
 
@@ -94,7 +97,9 @@ def raster(
     """
     named = dict(spikes) if isinstance(spikes, Mapping) else {"": spikes}
     if axes is None:
-        axes = _matplotlib_figure()(figsize=(6.4, 4), layout="constrained").add_subplot()
+        axes = _new_figure(6.4, 4).add_subplot()
+    from matplotlib.ticker import MaxNLocator
+
     base, ticks = 0, []
     for name, given in named.items():
         counts = _one_sample(given if isinstance(given, Tensor) else given.spikes, name, sample)
@@ -107,6 +112,7 @@ def raster(
         axes.set_yticks([place for place, _ in ticks], [name for _, name in ticks])
     else:
         axes.set_ylabel("neuron")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="timestep", xlim=(-0.5, len(counts) - 0.5), ylim=(-0.5, base - 0.5))
     return axes
 
@@ -122,12 +128,21 @@ def _one_sample(spikes: Tensor, name: str, sample: int) -> Tensor:
     return spikes.detach().cpu()
 
 
-def _matplotlib_figure() -> Any:
+def _new_figure(width: float, height: float) -> "Figure":
     try:
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError as error:
         raise ImportError("plots need matplotlib: pip install 'snn-async[lightning]'") from error
-    return Figure
+    return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
+
+
+def _meaning(execution: Execution) -> str:
+    if execution.layered:
+        return "Again"
+    size = execution.forward_group_size
+    group = "everything" if size is None else "1 spike" if size == 1 else f"at most {size} spikes"
+    return f"Asynchronous: {group} of the whole network at a time"
 
 
 # -- the timeline --------------------------------------------------------------------------------------
@@ -166,10 +181,18 @@ def _draw(axes: "Axes", graph: Graph, trace: Trace, columns: list[int], only_her
         column = first[row.timestep] + row.step
         for name in row.evaluated:
             base, size = bands[name]
-            axes.fill_between([column - 0.5, column + 0.5], base - 0.5, base + size - 0.5, color=EVALUATED, lw=0)
+            axes.fill_between(
+                [column - 0.49, column + 0.49], base - 0.5, base + size - 0.5, color=EVALUATED, lw=0
+            )
         arrived = sorted(y(event) for event in row.delivered)
-        if len(arrived) > 1:
-            axes.plot([column + ARRIVES] * 2, [arrived[0], arrived[-1]], color=GROUP, lw=5, alpha=0.25, zorder=2)
+        if arrived:
+            reached = [bands[name] for name in _targets(graph, row)]
+            ends = (
+                arrived
+                + [base - 0.5 for base, _ in reached]
+                + [base + size - 0.5 for base, size in reached[-1:]]
+            )
+            axes.plot([column + ARRIVES] * 2, [min(ends), max(ends)], color=GROUP, lw=5, alpha=0.22, zorder=2)
         axes.plot([column + ARRIVES] * len(arrived), arrived, ">", color=GROUP, ms=5, mew=0, zorder=4)
         for event in row.delivered:
             start = first[event.timestep] + event.step + FIRES
@@ -178,13 +201,19 @@ def _draw(axes: "Axes", graph: Graph, trace: Trace, columns: list[int], only_her
         for event in row.fired:
             color = ONLY_HERE if (event.population, event.index, event.timestep) in only_here else BOTH
             axes.plot(column + FIRES, y(event), "o", color=color, ms=6.5, mew=0, zorder=5)
-        if row.leftover == "dropped":
-            for event in row.pending:
-                start = first[event.timestep] + event.step + FIRES
-                axes.plot([start, column + 0.6], [y(event)] * 2, color=WAITING, lw=1.1, zorder=3)
+        for event in row.pending if row.leftover == "dropped" or row is trace.rows[-1] else ():
+            start = first[event.timestep] + event.step + FIRES
+            axes.plot([start, column + 0.6], [y(event)] * 2, color=WAITING, lw=1.1, zorder=3)
+            if row.leftover == "dropped":
                 axes.plot(column + 0.6, y(event), "x", color=WAITING, ms=5, zorder=3)
     _frame(axes, bands, columns, first, top)
     _totals(axes, graph, trace, bands, first[-1] + columns[-1])
+
+
+def _targets(graph: Graph, row: TraceRow) -> list[str]:
+    """Return the populations that current reached, in order."""
+    sources = {event.population for event in row.delivered}
+    return [p for p in row.evaluated if any(k.source in sources for k in graph.into(p))]
 
 
 def _frame(
@@ -198,7 +227,9 @@ def _frame(
     if len(first) > 1:
         for t, begin in enumerate(first):
             axes.text(begin - 0.45, top + 0.25, f"timestep {t}", color="0.4", fontsize="small", va="bottom")
-    ticks = [(begin + step, step) for begin, count in zip(first, columns, strict=True) for step in range(count)]
+    ticks = [
+        (begin + step, step) for begin, count in zip(first, columns, strict=True) for step in range(count)
+    ]
     axes.set_xticks([place for place, _ in ticks], [str(step) for _, step in ticks])
     axes.set_yticks([base + (size - 1) / 2 for base, size in bands.values()], list(bands))
     axes.tick_params(length=0)
@@ -215,10 +246,10 @@ def _totals(
     counts = {index: len(list(group)) for index, group in groupby(fired)}
     for i in range(size):
         axes.text(column - 0.25, base + i, f"{counts.get(i, 0)}", va="center", fontsize="small", color=BOTH)
-    axes.text(column - 0.25, base + size - 0.25, "spikes", va="bottom", fontsize="x-small", color="0.4")
+    axes.text(column - 0.25, base + size - 0.1, "spikes", va="bottom", fontsize="small", color="0.4")
 
 
-def _legend(figure: "Figure") -> None:
+def _legend(figure: "Figure", dropped: bool) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -229,8 +260,14 @@ def _legend(figure: "Figure") -> None:
         (Line2D([], [], color=WAITING), "pending"),
         (Line2D([], [], color=GROUP, marker=">", ls=""), "delivered"),
     ]
+    if dropped:
+        entries.append((Line2D([], [], color=WAITING, marker="x", ls=""), "dropped"))
     figure.legend(
-        *zip(*entries, strict=True), loc="outside lower center", ncols=5, frameon=False, fontsize="small"
+        *zip(*entries, strict=True),
+        loc="outside lower center",
+        ncols=len(entries),
+        frameon=False,
+        fontsize="small",
     )
 
 
