@@ -96,6 +96,8 @@ def raster(
         ImportError: without matplotlib, naming the extra that brings it.
     """
     named = dict(spikes) if isinstance(spikes, Mapping) else {"": spikes}
+    if not named:
+        raise InputError("there are no spikes to draw: name populations in net.run(x, record=...)")
     if axes is None:
         axes = _new_figure(6.4, 4).add_subplot()
     from matplotlib.ticker import MaxNLocator

@@ -105,6 +105,8 @@ def test_a_sample_that_is_not_there():
             net.trace(FRAMES, sample)
     with pytest.raises(OptionError, match="timesteps=4 must be from 1 to the input's 3"):
         plots.timeline(net, FRAMES, timesteps=4)
+    with pytest.raises(InputError, match="no spikes to draw"):
+        plots.raster(net.run(FRAMES).records)
 
 
 def test_many_inputs_are_abbreviated():
