@@ -6,7 +6,7 @@ import torch
 from networks import KINDS, Recipe, frames, network
 
 from snn_async import keys
-from snn_async.engines import numba_simulate
+from snn_async.engines import numba_keys
 from snn_async.engines.contract import Values
 from snn_async.engines.numba_engine import NumbaEngine
 from snn_async.engines.reference import ReferenceEngine
@@ -131,8 +131,8 @@ def test_compiled_and_readable_generators_agree():
     expected = keys.uniform(-3, 17, 4, keys.ORDER, 9, sources)
     state = np.uint64(0)
     for value in (-3, 17, 4, keys.ORDER, 9):
-        state = np.uint64(numba_simulate.mix(state, value))
-    assert [numba_simulate.uniform(state, s) for s in sources] == expected.tolist()
+        state = np.uint64(numba_keys.mix(state, value))
+    assert [numba_keys.uniform(state, s) for s in sources] == expected.tolist()
     assert abs(keys.uniform(1, 2, 3, 1, 4, np.arange(4000)).mean() - 0.5) < 0.02
 
 

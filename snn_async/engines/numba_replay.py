@@ -5,163 +5,45 @@ targets'. The adjoint of a current that lands on neuron i in forward step d is t
 evaluation not before d, or, after the last one, that of the carried potential (refractory "integrate").
 """
 
-from typing import Any, NamedTuple
-
-from numba import njit
-
-from snn_async.engines.numba_simulate import (
-    INTEGRATE,
-    SUBTRACT,
-    VALUE,
-    compiled,
-    copy,
-    inlined,
-    scale_range,
-    set_where_fired,
+from snn_async.engines.numba_adjoints import (
+    accumulate,
+    add_masked,
+    add_outer,
+    delayed_subtract_adjoint,
+    emission_timestep,
+    input_sources,
+    leak_adjoint,
+    masked_row,
+    retest_adjoint,
+    rewind,
+    silent_evaluations,
+    silent_sources,
+    times,
 )
-
-summing = njit(
-    cache=True, nogil=True, error_model="numpy", _nrt=False, fastmath={"reassoc", "contract", "nsz"}
-)
+from snn_async.engines.numba_records import INTEGRATE, SUBTRACT, VALUE, inlined
+from snn_async.engines.numba_vectors import copy, scale_range, set_where_fired
 
 
-class Log(NamedTuple):
-    """`EventLog` and the surrogate derivatives, as arrays."""
+@inlined
+def bucket(net, log, adj, buckets, population_of, first_row, t, b):
+    """Chain the timestep's emissions and deliveries by population, latest first.
 
-    emitted: Any
-    source: Any
-    amplitude: Any
-    step: Any
-    potential: Any
-    delivered_step: Any
-    deliveries: Any
-    delivered: Any
-    silent_step: Any
-    silent_potential: Any
-    turn_step: Any
-    inputs: Any
-    input_source: Any
-    input_amplitude: Any
-    slope: Any
-    silent_slope: Any
-
-
-class Run(NamedTuple):
-    """What the run produced and the adjoints of it; an adjoint that is zero has length 0."""
-
-    spikes: Any
-    potentials: Any
-    grad_spikes: Any
-    grad_potentials: Any
-
-
-class Grads(NamedTuple):
-    """One chunk's sums, except for `potentials` (B, N) and `x` (T, B, S), where each sample has its own place."""
-
-    weights: Any
-    biases: Any
-    leak: Any
-    offset: Any
-    threshold: Any
-    potentials: Any
-    x: Any
-
-
-class Adjoints(NamedTuple):
-    """One timestep's adjoints per neuron.
-
-    `last` belongs to currents up to the last decisive evaluation (at `last_step`, -1 if there is none), `after`
-    to later ones; `extra_*` list a population's earlier decisive evaluations, latest first.
+    `buckets` holds the latest delivery per source population (the input last), then each one's predecessor.
     """
-
-    current: Any  # of the potential, at the moment the backward pass has reached
-    kept: Any  # of the potential kept for the next timestep
-    silent: Any  # of the silent spike variables
-    last: Any
-    last_step: Any
-    after: Any
-    slot: Any
-    slot_step: Any
-    slot_after: Any
-    extra_neuron: Any
-    extra_step: Any
-    extra: Any
-    rows: Any  # of the sample's events
-    head: Any
-    following: Any
-
-
-@summing
-def silent_sources(weights, slot, steps, slopes, scale, adjoints):
-    """Adjoints of silent sources; those whose surrogate is flat do not matter."""
-    for j in range(len(weights)):
-        if steps[j] < 0 or slopes[j] == 0:
-            continue
-        row = weights[j]
-        total = slot.dtype.type(0)
-        for i in range(len(slot)):
-            total += row[i] * slot[i]
-        adjoints[j] += total * scale[j] if len(scale) > 0 else total
-
-
-@summing
-def input_sources(weights, slot, x, only_zeros, scale, adjoints):
-    for j in range(len(weights)):
-        if only_zeros and x[j] != 0:
-            continue
-        row = weights[j]
-        total = slot.dtype.type(0)
-        for i in range(len(slot)):
-            total += row[i] * slot[i]
-        adjoints[j] += total * scale[j] if len(scale) > 0 else total
-
-
-@compiled
-def add_outer(grads, slot, sources, amplitudes, scale):
-    for e in range(len(sources)):
-        row = grads[sources[e]]
-        factor = amplitudes[e]
-        if len(scale) > 0:
-            factor *= scale[sources[e]]
-        for i in range(len(slot)):
-            row[i] += factor * slot[i]
-
-
-@summing
-def masked_row(weights, grads, slot, slot_step, after, step, factor):
-    """Add a delivered event's part of the weight gradient; return the adjoint of its amplitude."""
-    total = slot.dtype.type(0)
-    for i in range(len(slot)):
-        adjoint = slot[i] if step <= slot_step[i] else after[i]
-        grads[i] += factor * adjoint
-        total += weights[i] * adjoint
-    return total
-
-
-@compiled
-def add_masked(grads, slot, slot_step, after, step, scale):
-    for i in range(len(grads)):
-        adjoint = slot[i] if step <= slot_step[i] else after[i]
-        grads[i] += adjoint * scale[i] if len(scale) > 0 else adjoint
-
-
-@compiled
-def silent_evaluations(
-    subtract, value, reset_value, threshold, u, slope, step, silent, spikes, current, last, last_step, grads
-):
-    """Silent decisive evaluations of a population, the last ones of the timestep.
-
-    `subtract` and `value` are 1 where the gradient passes through that reset (the spike variable is 0).
-    """
-    for i in range(len(current)):
-        adjoint = silent[i] + (spikes[i] if len(spikes) > 0 else 0)
-        adjoint -= subtract * threshold[i] * current[i]
-        adjoint += value * (reset_value - u[i]) * current[i]
-        through = slope[i] * adjoint if step[i] >= 0 else 0
-        grads[i] -= through
-        current[i] += through
-        last[i] = current[i] if step[i] >= 0 else 0
-        last_step[i] = step[i]
+    populations = len(net.turn)
+    adj.head[:] = -1
+    for row in range(log.emitted[b, 1 + t], log.emitted[b, 2 + t]):
+        if log.source[row] >= net.inputs:
+            p = population_of[log.source[row] - net.inputs]
+            adj.following[row - first_row] = adj.head[p]
+            adj.head[p] = row
+    buckets[: populations + 1] = -1
+    first = log.delivered[b, t]
+    for place in range(first, log.delivered[b, t + 1]):
+        source = log.source[log.deliveries[place]]
+        q = population_of[source - net.inputs] if source >= net.inputs else populations
+        buckets[populations + 1 + place - first] = buckets[q]
+        buckets[q] = place
 
 
 @inlined
@@ -241,12 +123,6 @@ def decisive_evaluations(net, tensors, log, run, grads, adj, first_row, t, b, p,
     return extras
 
 
-@compiled
-def times(values, scale):
-    for i in range(len(scale)):
-        values[i] *= scale[i]
-
-
 @inlined
 def open_slots(adj, a, z, scale):
     """Copy a population's slots as a projection sees them, standing after the last evaluation."""
@@ -255,25 +131,6 @@ def open_slots(adj, a, z, scale):
     copy(adj.slot_after[: z - a], adj.after[a:z])
     times(adj.slot, scale)
     times(adj.slot_after, scale)
-
-
-@compiled
-def rewind(slot, slot_step, extra_neuron, extra_step, extra, scale, at, count, step):
-    """Go back to forward step `step`: earlier evaluations take over their neurons' slots."""
-    while at < count and extra_step[at] >= step:
-        i = extra_neuron[at]
-        slot_step[i] = extra_step[at]
-        slot[i] = extra[at] * scale[i] if len(scale) > 0 else extra[at]
-        at += 1
-    return at
-
-
-@compiled
-def emission_timestep(emitted, row):
-    t = 0
-    while emitted[t + 2] <= row:
-        t += 1
-    return t
 
 
 @inlined
@@ -338,27 +195,6 @@ def projection(net, rules, tensors, log, grads, adj, buckets, first_row, t, b, p
             input_sources(weights, slot, tensors.x[t, b], rules.queued, source_scale, grads.x[t, b])
 
 
-@compiled
-def leak_step(current, v, leak, leak_grads, offset_grads):
-    for i in range(len(current)):
-        offset_grads[i] += current[i]
-        leak_grads[i] += current[i] * v[i]
-        current[i] *= leak[i]
-
-
-@compiled
-def delayed_subtract(current, fired, threshold_grads):
-    for i in range(len(current)):
-        threshold_grads[i] -= fired[i] * current[i]
-
-
-@compiled
-def retest(current, kept, v, compare, threshold_grads):
-    for i in range(len(current)):
-        if v[i] > compare[i]:
-            threshold_grads[i] += kept[i] - current[i]
-
-
 @inlined
 def leak_and_reset(net, tensors, grads, adj, p, v, fired):
     """From the adjoint of the potential at the timestep's start to that of the one kept before."""
@@ -370,43 +206,15 @@ def leak_and_reset(net, tensors, grads, adj, p, v, fired):
     if value_delayed:
         set_where_fired(before, fired, tensors.x.dtype.type(net.reset_value[p]))
     if net.delayed[p] and net.reset[p] == SUBTRACT:
-        delayed_subtract(current, fired, grads.threshold[a:z])
+        delayed_subtract_adjoint(current, fired, grads.threshold[a:z])
     if net.retest[p]:
-        retest(current, adj.kept[a:z], before, tensors.compare[a:z], grads.threshold[a:z])
-    leak_step(current, before, tensors.leak[a:z], grads.leak[a:z], grads.offset[a:z])
+        retest_adjoint(current, adj.kept[a:z], before, tensors.compare[a:z], grads.threshold[a:z])
+    leak_adjoint(current, before, tensors.leak[a:z], grads.leak[a:z], grads.offset[a:z])
     if value_delayed:
         set_where_fired(current, fired, zero)
 
 
 @inlined
-def bucket(net, log, adj, buckets, population_of, first_row, t, b):
-    """Chain the timestep's emissions and deliveries by population, latest first.
-
-    `buckets` holds the latest delivery per source population (the input last), then each one's predecessor.
-    """
-    populations = len(net.turn)
-    adj.head[:] = -1
-    for row in range(log.emitted[b, 1 + t], log.emitted[b, 2 + t]):
-        if log.source[row] >= net.inputs:
-            p = population_of[log.source[row] - net.inputs]
-            adj.following[row - first_row] = adj.head[p]
-            adj.head[p] = row
-    buckets[: populations + 1] = -1
-    first = log.delivered[b, t]
-    for place in range(first, log.delivered[b, t + 1]):
-        source = log.source[log.deliveries[place]]
-        q = population_of[source - net.inputs] if source >= net.inputs else populations
-        buckets[populations + 1 + place - first] = buckets[q]
-        buckets[q] = place
-
-
-@compiled
-def accumulate(total, values):
-    for i in range(len(total)):
-        total[i] += values[i]
-
-
-@compiled
 def replay_chunk(
     net, rules, tensors, log, run, grads, adj, buckets, population_of, first_sample, last_sample
 ):
