@@ -1,7 +1,7 @@
 """Where everything lies: a graph as index arrays, shared by the engines."""
 
 from dataclasses import dataclass
-from functools import lru_cache
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,9 +44,17 @@ class Layout:
         return np.repeat(np.arange(len(self.turn)), np.diff(self.start))
 
 
-@lru_cache(maxsize=64)
+_LAYOUTS: WeakKeyDictionary[Graph, Layout] = WeakKeyDictionary()
+
+
 def layout_of(graph: Graph) -> Layout:
-    """Return the layout of a graph (graphs are immutable, so it is computed once)."""
+    """Return the layout of a graph; graphs are immutable, so it is computed once."""
+    if graph not in _LAYOUTS:
+        _LAYOUTS[graph] = _compute(graph)
+    return _LAYOUTS[graph]
+
+
+def _compute(graph: Graph) -> Layout:
     index = graph.index | {INPUT: -1}
     sizes = [population.size for population in graph.populations]
     start = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)

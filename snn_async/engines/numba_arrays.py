@@ -1,7 +1,7 @@
 """From the contract's tensors to the compiled functions' records, and back."""
 
-from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from torch import Tensor
@@ -25,8 +25,18 @@ RESETS = {"none": records.NO_RESET, "subtract": records.SUBTRACT, "value": recor
 REFRACTORY = {"off": records.OFF, "discard": records.DISCARD, "integrate": records.INTEGRATE}
 
 
-@lru_cache(maxsize=64)
+_NETS: WeakKeyDictionary[Graph, dict[Execution, records.Net]] = WeakKeyDictionary()
+
+
 def net_of(graph: Graph, execution: Execution) -> records.Net:
+    """Return the graph's record; it depends on nothing that changes, so it is computed once."""
+    nets = _NETS.setdefault(graph, {})
+    if execution not in nets:
+        nets[execution] = _compute_net(graph, execution)
+    return nets[execution]
+
+
+def _compute_net(graph: Graph, execution: Execution) -> records.Net:
     layout = layout_of(graph)
     neurons = [population.neuron for population in graph.populations]
     return records.Net(
