@@ -16,7 +16,7 @@ from snn_async.neurons import REFRACTORY_MODES
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Raise OptionError unless `value` is one of `choices`."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise OptionError(f"{name}={value!r} is unknown; choose one of {sorted(choices)}")
 
 
@@ -32,8 +32,8 @@ def check_refractory(refractory: str | None, dropout: float | None, where: str =
 
 def check_count(name: str, value: Any) -> None:
     """Raise OptionError unless `value` is an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise OptionError(f"{name}={value!r} must be an integer of at least 1")
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value < 2**31:
+        raise OptionError(f"{name}={value!r} must be an integer of at least 1 (and below 2**31)")
 
 
 def check_seed(seed: Any) -> int:
@@ -52,6 +52,10 @@ def check_input(x: Any, graph: Graph, dtype: torch.dtype, device: torch.device) 
     """
     if not isinstance(x, Tensor):
         raise InputError(f"x is a {type(x).__name__}; pass a torch tensor (T, B, ...)")
+    if x.layout != torch.strided or x.is_quantized or x.is_nested:
+        raise InputError(
+            f"x is a sparse, quantized or nested tensor ({x.layout}); pass a dense one: x.to_dense()"
+        )
     if x.dim() < 3:
         raise InputError(
             f"x has shape {tuple(x.shape)}; it must be (T, B, ...): time first, then samples. "
@@ -77,6 +81,8 @@ def check_input(x: Any, graph: Graph, dtype: torch.dtype, device: torch.device) 
         )
     if x.device != device:
         raise InputError(f"x is on {x.device}, the model on {device}; use x.to({str(device)!r})")
+    if x.is_inference() and not torch.is_inference_mode_enabled():
+        x = x.clone()
     return x.reshape(steps, samples, -1).to(dtype)
 
 
@@ -94,10 +100,18 @@ def check_sample_ids(sample_ids: Any, samples: int) -> NDArray[np.int64]:
     """
     if sample_ids is None:
         return np.arange(samples, dtype=np.int64)
-    ids = np.asarray(sample_ids)
-    if ids.shape != (samples,) or ids.dtype.kind not in "iu":
+    try:
+        ids = np.asarray(sample_ids.detach() if isinstance(sample_ids, Tensor) else sample_ids)
+    except ValueError:
+        ids = np.asarray(None)
+    if (
+        ids.shape != (samples,)
+        or ids.dtype.kind not in "iu"
+        or (ids.dtype.kind == "u" and ids.max() >= 2**63)
+    ):
         raise InputError(
-            f"sample_ids has shape {ids.shape} and dtype {ids.dtype}; it must be {samples} integers, one per sample"
+            f"sample_ids has shape {ids.shape} and dtype {ids.dtype}; it must be {samples} integers, "
+            "one per sample, below 2**63"
         )
     return ids.astype(np.int64)
 
@@ -114,8 +128,10 @@ def check_sample(sample: Any, samples: int) -> int:
 
 def check_record(record: Sequence[str], graph: Graph) -> tuple[str, ...]:
     """Return the names, or raise InputError if one is no population."""
+    if not isinstance(record, str | Sequence):
+        raise InputError(f"record={record!r} must be a sequence of population names: {list(graph.index)}")
     names = (record,) if isinstance(record, str) else tuple(record)
     for name in names:
-        if name not in graph.index:
+        if not isinstance(name, str) or name not in graph.index:
             raise InputError(f"record names {name!r}, which is no population; there are {list(graph.index)}")
     return names

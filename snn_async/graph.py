@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -83,6 +84,8 @@ class Graph:
         projections: in any order.
         output: name of the output population.
         flatten: whether the input may come in any shape per sample and is flattened first.
+        reads: what the source model returns of the output; a population that never spikes is always read by
+            its potentials.
 
     Raises:
         UnsupportedModelError: for names that do not exist, sizes that do not fit, a cycle without delay,
@@ -96,12 +99,15 @@ class Graph:
         output: str,
         *,
         flatten: bool = False,
+        reads: Literal["spikes", "potentials"] = "spikes",
     ) -> None:
         self.populations = _topological(populations, projections)
         self.projections = tuple(projections)
         self.output = output
         self.flatten = flatten
         self._check()
+        spiking = self.populations[self.index[output]].neuron.spiking
+        self.reads: Literal["spikes", "potentials"] = reads if spiking else "potentials"
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -155,7 +161,7 @@ class Graph:
                 if neuron.spiking
                 else type(neuron.module).__name__ + " (readout)"
             )
-            end = "  <- output" if population.name == self.output else ""
+            end = f"  <- output, read by its {self.reads}" if population.name == self.output else ""
             lines.append(f"{population.name} ({population.size} x {kind}){end}")
         return "\n".join(lines)
 

@@ -1,6 +1,6 @@
 """`asynchronize`: a source model in, a network without layer synchronization out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from snn_async import checks
-from snn_async.adapters import build_graph
+from snn_async.adapters import build_graph, check_unchanged
 from snn_async.engines import choose_engine
 from snn_async.engines.contract import Counts, Engine, Execution, PendingEvents, Simulation, Start
 from snn_async.errors import CheckpointError, InputError, OptionError, UnsupportedModelError
@@ -17,7 +17,7 @@ from snn_async.graph import Graph
 from snn_async.learning.unlayered import DIFFERENTIABLE, Job, UnlayeredBackprop
 from snn_async.neurons import Refractory
 from snn_async.schedulers import Layered, Scheduler, make_scheduler
-from snn_async.stopping import Quiescent, StopRule, make_stop_rule
+from snn_async.stopping import Output, Quiescent, StopRule, make_stop_rule
 from snn_async.trace import Trace, trace_sample
 from snn_async.values import collect
 
@@ -50,6 +50,7 @@ class AsyncState:
         spikes: (B, N) int32, spike counts of the last timestep (for delayed resets).
         pending: events carried over, without gradient.
         timestep, seed, sample_ids: continue the random numbers of the stream.
+        layout: the network it belongs to: input size, then (name, size) of every population.
     """
 
     potentials: Tensor
@@ -58,6 +59,11 @@ class AsyncState:
     timestep: int
     seed: int
     sample_ids: Tensor
+    layout: tuple[int | tuple[str, int], ...]
+
+    def detach(self) -> "AsyncState":
+        """Return it without gradient, as truncated backpropagation through time needs between its windows."""
+        return replace(self, potentials=self.potentials.detach())
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,7 @@ class AsyncRun:
         state: to continue the stream.
         activity: exact counts.
         records: the populations named in `record`.
+        reads: which of `spikes` and `potentials` the source model returns.
     """
 
     spikes: Tensor
@@ -86,6 +93,12 @@ class AsyncRun:
     state: AsyncState
     activity: Activity
     records: dict[str, Record]
+    reads: Literal["spikes", "potentials"]
+
+    @property
+    def output(self) -> Tensor:
+        """What `net(x)` returns: spikes, or the potentials of a readout."""
+        return self.spikes if self.reads == "spikes" else self.potentials
 
 
 class AsyncNetwork(nn.Module):
@@ -116,11 +129,10 @@ class AsyncNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return output spike counts (T, B, *output) for x (T, B, ...), differentiable.
 
-        A readout that never spikes (SpikingJelly's non-spiking nodes) returns its potentials instead.
+        Where the source model returns potentials and no spikes (a readout: SpikingJelly's non-spiking nodes, a
+        snnTorch module that returns `mem` only), these are the output's potentials; `net.graph.reads` says which.
         """
-        run = self.run(x)
-        readout = not self.graph.populations[self.graph.index[self.graph.output]].neuron.spiking
-        return run.potentials if readout else run.spikes
+        return self.run(x).output
 
     def run(
         self,
@@ -134,7 +146,8 @@ class AsyncNetwork(nn.Module):
 
         Args:
             x: (T, B, ...) finite input; floating or integer.
-            state: continue from here; from rest if None.
+            state: continue from here; from rest if None. Gradients flow into the run it came from; use
+                `state.detach()` to cut them.
             seed: keys the random numbers; if None, the state's, else drawn from torch's generator in
                 training and the network's own in evaluation.
             sample_ids: (B,) integers that key each sample's random numbers; if None, the state's, else
@@ -183,7 +196,7 @@ class AsyncNetwork(nn.Module):
             InputError: for an input or sample ids that do not fit, or a sample out of range.
             RunawayError: if a timestep exceeds `max_forward_steps`.
         """
-        flat = checks.check_input(x, self.graph, *self._dtype_and_device())
+        flat = checks.check_input(x, self.graph, *self.check_runnable())
         if not flat.isfinite().all():
             raise checks.not_finite(flat.detach().numpy())
         sample = checks.check_sample(sample, flat.shape[1])
@@ -211,7 +224,14 @@ class AsyncNetwork(nn.Module):
             CheckpointError: if it was made for another architecture; nothing is loaded then.
         """
         own = self.state_dict()
-        named = {k if k.startswith("model.") else f"model.{k}": v for k, v in state_dict.items()}
+        if not isinstance(state_dict, Mapping) or not all(isinstance(v, Tensor) for v in state_dict.values()):
+            raise CheckpointError(
+                f"a {type(state_dict).__name__} is no state_dict of tensors by name; "
+                "from a file with more in it, pass its 'state_dict' entry"
+            )
+        named = dict(state_dict)
+        if not named.keys() & own.keys():
+            named = {f"model.{k}": v for k, v in state_dict.items()}
         problems = [f"{k} is missing" for k in own if k not in named] if strict else []
         problems += [f"{k} is unknown" for k in named if k not in own] if strict else []
         problems += [
@@ -245,7 +265,8 @@ class AsyncNetwork(nn.Module):
         record: Sequence[str],
     ) -> AsyncRun:
         graph = self.graph
-        dtype, device = self._dtype_and_device()
+        check_unchanged(graph, self.model)
+        dtype, device = self.check_runnable()
         names = checks.check_record(record, graph)
         flat = checks.check_input(x, graph, dtype, device)
         start, potentials = self._start(flat.shape[1], state, seed, sample_ids)
@@ -261,12 +282,18 @@ class AsyncNetwork(nn.Module):
         return AsyncRun(
             spikes=output.spikes,
             potentials=output.potentials,
-            state=_state(job.simulation, start, final),
+            state=_state(graph, job.simulation, start, final),
             activity=_activity(graph, job.simulation.counts),
             records=dict(zip(names, records, strict=True)),
+            reads=graph.reads,
         )
 
-    def _dtype_and_device(self) -> tuple[torch.dtype, torch.device]:
+    def check_runnable(self) -> tuple[torch.dtype, torch.device]:
+        """Return the dtype and device of the model's weights.
+
+        Raises:
+            UnsupportedModelError: unless they are one of float32 and float64, on a device the engine runs on.
+        """
         weights = [layer.weight for projection in self.graph.projections for layer in projection.layers]
         kinds = {(weight.dtype, weight.device) for weight in weights}
         if len(kinds) != 1 or weights[0].dtype not in (torch.float32, torch.float64):
@@ -289,11 +316,8 @@ class AsyncNetwork(nn.Module):
         sample_ids: Sequence[int] | Tensor | None,
     ) -> tuple[Start, Tensor | None]:
         size = self.graph.size
-        if state is not None and state.potentials.shape != (samples, size):
-            raise InputError(
-                f"the state is of {state.potentials.shape[0]} samples and {state.potentials.shape[1]} neurons, "
-                f"the run of {samples} and {size}; pass the state of the same stream or None to start from rest"
-            )
+        if state is not None:
+            _check_state(state, self.graph, samples)
         if seed is not None:
             seed = checks.check_seed(seed)
         elif state is not None:
@@ -308,7 +332,29 @@ class AsyncNetwork(nn.Module):
         return Start(seed, ids, state.timestep, state.spikes.numpy(), state.pending), state.potentials
 
 
-def _state(simulation: Simulation, start: Start, potentials: Tensor) -> AsyncState:
+def _layout(graph: Graph) -> tuple[int | tuple[str, int], ...]:
+    return (graph.input_size, *((p.name, p.size) for p in graph.populations))
+
+
+def _check_state(state: AsyncState, graph: Graph, samples: int) -> None:
+    if not isinstance(state, AsyncState):
+        raise InputError(f"state is a {type(state).__name__}; pass the `state` of an earlier run, or None")
+    if state.layout != _layout(graph):
+        raise InputError(
+            f"the state is of a network with {state.layout}, this one has {_layout(graph)}; "
+            "pass the state of the same network or None to start from rest"
+        )
+    shapes = (tuple(state.potentials.shape), tuple(state.spikes.shape), len(state.pending.offsets) - 1)
+    if shapes != ((samples, graph.size), (samples, graph.size), samples):
+        raise InputError(
+            f"the state is of {shapes[-1]} samples (potentials {shapes[0]}, spikes {shapes[1]}), the run of "
+            f"{samples}; pass the state of the same stream or None to start from rest"
+        )
+    if not np.isfinite(state.potentials.detach().numpy()).all():
+        raise InputError("the state's potentials are NaN or infinite; start from rest with state=None")
+
+
+def _state(graph: Graph, simulation: Simulation, start: Start, potentials: Tensor) -> AsyncState:
     return AsyncState(
         potentials=potentials,
         spikes=torch.from_numpy(simulation.spikes[-1].numpy().astype(np.int32)),
@@ -316,6 +362,7 @@ def _state(simulation: Simulation, start: Start, potentials: Tensor) -> AsyncSta
         timestep=start.timestep + len(simulation.spikes),
         seed=start.seed,
         sample_ids=torch.from_numpy(start.sample_ids),
+        layout=_layout(graph),
     )
 
 
@@ -328,6 +375,51 @@ def _activity(graph: Graph, counts: Counts) -> Activity:
         first_output_step=torch.from_numpy(counts.first_output_step),
         synaptic_operations=torch.from_numpy(counts.synaptic_operations),
         neuron_updates=torch.from_numpy(counts.neuron_updates),
+    )
+
+
+def make_execution(
+    graph: Graph,
+    *,
+    scheduler: Scheduler,
+    forward_group_size: int | None,
+    refractory: Refractory | None,
+    refractory_dropout: float,
+    stop: StopRule,
+    leftover: Literal["drop", "carry"],
+    input: Literal["prioritized", "queued"],
+    max_forward_steps: int,
+) -> Execution:
+    """Return the execution of `graph` under checked options; a layer's own come before the network's.
+
+    Raises:
+        OptionError: for options that contradict each other.
+    """
+    neurons = [population.neuron for population in graph.populations]
+    modes = tuple(n.refractory or refractory or n.default_refractory for n in neurons)
+    rates = tuple(
+        float(refractory_dropout if n.refractory_dropout is None else n.refractory_dropout) for n in neurons
+    )
+    for population, mode, rate in zip(graph.populations, modes, rates, strict=True):
+        if mode == "off" and rate > 0:
+            raise OptionError(
+                f"refractory_dropout={rate} has no effect on {population.name!r}, whose refractory is 'off'; "
+                "leave one of them out"
+            )
+    readout = graph.populations[graph.index[graph.output]]
+    if isinstance(stop, Output) and not readout.neuron.spiking:
+        raise OptionError(
+            f"stop={stop} waits for a spike of {readout.name!r}, which never spikes; use 'quiescent' or 'after(n)'"
+        )
+    return Execution(
+        scheduler=scheduler,
+        forward_group_size=forward_group_size,
+        refractory=modes,
+        refractory_dropout=rates,
+        stop=stop,
+        leftover=leftover,
+        input=input,
+        max_forward_steps=max_forward_steps,
     )
 
 
@@ -377,6 +469,10 @@ def asynchronize(
         UnsupportedModelError: for a model, module or parameter that cannot be mapped exactly.
         UnsupportedByEngineError: if the chosen engine cannot run the graph or an option.
     """
+    if isinstance(model, AsyncNetwork):
+        raise UnsupportedModelError(
+            "the model is an AsyncNetwork already; pass its source model, `net.model`"
+        )
     if forward_group_size is not None:
         checks.check_count("forward_group_size", forward_group_size)
     checks.check_refractory(refractory, refractory_dropout)
@@ -391,18 +487,17 @@ def asynchronize(
             "some targets only; use leftover='drop' or stop='quiescent'"
         )
     graph = build_graph(model)
-    neurons = [population.neuron for population in graph.populations]
-    execution = Execution(
+    execution = make_execution(
+        graph,
         scheduler=order,
         forward_group_size=forward_group_size,
-        refractory=tuple(n.refractory or refractory or n.default_refractory for n in neurons),
-        refractory_dropout=tuple(
-            float(refractory_dropout if n.refractory_dropout is None else n.refractory_dropout)
-            for n in neurons
-        ),
+        refractory=refractory,
+        refractory_dropout=refractory_dropout,
         stop=rule,
         leftover=leftover,
         input=input,
         max_forward_steps=max_forward_steps,
     )
-    return AsyncNetwork(model, graph, choose_engine(backend, graph, execution), execution, seed)
+    net = AsyncNetwork(model, graph, choose_engine(backend, graph, execution), execution, seed)
+    net.check_runnable()
+    return net

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from snn_async import checks
 from snn_async.engines.contract import Execution
 from snn_async.errors import InputError, OptionError
 from snn_async.graph import INPUT, Graph
@@ -49,13 +50,13 @@ def timeline(
         seed, sample_ids: as for `net.trace`.
 
     Raises:
-        InputError: for an input or sample that does not fit.
+        InputError: for a network, input or sample that does not fit.
         OptionError: for `timesteps` outside 1..T.
         ImportError: without matplotlib, naming the extra that brings it.
     """
-    if timesteps is not None and not 1 <= timesteps <= len(x):
-        raise OptionError(f"timesteps={timesteps} must be from 1 to the input's {len(x)}")
-    shown = x[:timesteps]
+    if not isinstance(net, AsyncNetwork):
+        raise InputError(f"net is a {type(net).__name__}; pass the network that asynchronize(model) returns")
+    shown = _first(x, timesteps)
     traces = [net.trace(shown, sample, seed, sample_ids, layered=layered) for layered in (True, False)]
     bands = _bands(net.graph)
     height = max(place + 1 for place in _places(net.graph, bands))
@@ -98,35 +99,52 @@ def raster(
     named = dict(spikes) if isinstance(spikes, Mapping) else {"": spikes}
     if not named:
         raise InputError("there are no spikes to draw: name populations in net.run(x, record=...)")
+    counts = {name: _one_sample(given, name, sample) for name, given in named.items()}
     if axes is None:
         axes = _new_figure(6.4, 4).add_subplot()
     from matplotlib.ticker import MaxNLocator
 
     base, ticks = 0, []
-    for name, given in named.items():
-        counts = _one_sample(given if isinstance(given, Tensor) else given.spikes, name, sample)
-        times, neurons = (counts > 0).nonzero(as_tuple=True)
-        axes.scatter(times, neurons + base, s=60 / max(1, counts.shape[1] / 10), c=BOTH, marker="|", lw=1.2)
-        ticks.append((base + (counts.shape[1] - 1) / 2, name))
-        base += counts.shape[1]
+    for name, spikes_of in counts.items():
+        size = spikes_of.shape[1]
+        times, neurons = (spikes_of > 0).nonzero(as_tuple=True)
+        axes.scatter(times, neurons + base, s=60 / max(1, size / 10), c=BOTH, marker="|", lw=1.2)
+        ticks.append((base + (size - 1) / 2, name))
+        base += size
         axes.axhline(base - 0.5, color="0.85", lw=0.8)
     if len(named) > 1:
         axes.set_yticks([place for place, _ in ticks], [name for _, name in ticks])
     else:
         axes.set_ylabel("neuron")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="timestep", xlim=(-0.5, len(counts) - 0.5), ylim=(-0.5, base - 0.5))
+    longest = max(map(len, counts.values()))
+    axes.set(xlabel="timestep", xlim=(-0.5, longest - 0.5), ylim=(-0.5, base - 0.5))
     return axes
 
 
-def _one_sample(spikes: Tensor, name: str, sample: int) -> Tensor:
+def _first(x: Tensor, timesteps: int | None) -> Tensor:
+    """Return the input's first `timesteps`."""
+    if timesteps is None or not isinstance(x, Tensor) or x.dim() < 3:
+        return x  # `net.trace` refuses what is no (T, B, ...)
+    if type(timesteps) is not int or not 1 <= timesteps <= len(x):
+        raise OptionError(f"timesteps={timesteps!r} must be from 1 to the input's {len(x)}, a whole number")
+    return x[:timesteps]
+
+
+def _one_sample(given: object, name: str, sample: int) -> Tensor:
     where = f" of {name!r}" if name else ""
-    if spikes.dim() < 2:
-        raise InputError(f"spikes{where} have shape {tuple(spikes.shape)}; pass (T, size) or (T, B, ...)")
+    spikes = given.spikes if isinstance(given, Record | AsyncRun) else given
+    if not isinstance(spikes, Tensor):
+        raise InputError(
+            f"spikes{where} are a {type(spikes).__name__}; pass a torch tensor (T, size) or (T, B, ...), "
+            "a run or its records"
+        )
+    if spikes.dim() < 2 or not spikes.numel():
+        raise InputError(
+            f"spikes{where} have shape {tuple(spikes.shape)}; pass (T, size) or (T, B, ...), none of them 0"
+        )
     if spikes.dim() > 2:
-        if not 0 <= sample < spikes.shape[1]:
-            raise InputError(f"sample={sample} is not one of the batch's {spikes.shape[1]}")
-        spikes = spikes[:, sample].flatten(1)
+        spikes = spikes[:, checks.check_sample(sample, spikes.shape[1])].flatten(1)
     return spikes.detach().cpu()
 
 

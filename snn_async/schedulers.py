@@ -55,6 +55,11 @@ class Momentum:
 
     noise: float = 0.0
 
+    def __post_init__(self) -> None:
+        number = isinstance(self.noise, int | float) and not isinstance(self.noise, bool)
+        if not number or not 0 <= self.noise < float("inf"):
+            raise OptionError(f"momentum_noise={self.noise!r} must be a finite number of at least 0")
+
     def priorities(self, pending: Pending) -> NDArray[np.float64]:
         return -(pending.potential + self.noise * pending.uniform)
 
@@ -91,17 +96,16 @@ def make_scheduler(scheduler: "str | Scheduler", momentum_noise: float = 0.0) ->
     if isinstance(scheduler, str):
         if scheduler not in SCHEDULERS:
             raise OptionError(f"scheduler={scheduler!r} is unknown; choose one of {sorted(SCHEDULERS)}")
-        if not (0.0 <= momentum_noise < float("inf")):
-            raise OptionError(f"momentum_noise={momentum_noise} must be finite and at least 0")
         if scheduler == "momentum":
-            return Momentum(float(momentum_noise))
+            return Momentum(momentum_noise)
         if momentum_noise:
             raise OptionError(
                 f"momentum_noise={momentum_noise} has no effect with scheduler={scheduler!r}; "
                 "leave it out or use scheduler='momentum'"
             )
         return SCHEDULERS[scheduler]()
-    if isinstance(scheduler, type) or not isinstance(scheduler, Scheduler):
+    method = getattr(scheduler, "priorities", None)
+    if isinstance(scheduler, type) or not callable(method):
         raise OptionError(
             f"scheduler={scheduler!r} is neither one of {sorted(SCHEDULERS)} nor an object with a "
             "`priorities(pending)` method; see snn_async.schedulers.Scheduler"
@@ -111,3 +115,23 @@ def make_scheduler(scheduler: "str | Scheduler", momentum_noise: float = 0.0) ->
             "momentum_noise goes with scheduler='momentum'; give noise to your scheduler itself"
         )
     return scheduler
+
+
+def check_priorities(scheduler: Scheduler, pending: Pending) -> NDArray[np.float64]:
+    """Return the scheduler's priorities (P,).
+
+    Raises:
+        OptionError: if they are not one real number per pending spike.
+    """
+    given = scheduler.priorities(pending)
+    try:
+        priorities = np.asarray(given)
+        real = priorities.dtype.kind in "iuf" and not np.isnan(priorities).any()
+    except ValueError:
+        real = False
+    if not real or priorities.shape != pending.index.shape:
+        raise OptionError(
+            f"{type(scheduler).__name__}.priorities returned {given!r} for {len(pending.index)} pending spikes; "
+            "it must return one real number for each"
+        )
+    return priorities.astype(np.float64)

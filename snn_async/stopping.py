@@ -5,6 +5,12 @@ from dataclasses import dataclass
 
 from snn_async.errors import OptionError
 
+MOST_STEPS = 2**31 - 1
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
 
 @dataclass(frozen=True)
 class Quiescent:
@@ -18,8 +24,10 @@ class Output:
     extra_steps: int = 0
 
     def __post_init__(self) -> None:
-        if self.extra_steps < 0:
-            raise OptionError(f"output(extra_steps={self.extra_steps}): extra_steps must be at least 0")
+        if not _whole(self.extra_steps) or not 0 <= self.extra_steps <= MOST_STEPS:
+            raise OptionError(
+                f"output({self.extra_steps!r}): extra steps are an integer from 0 to {MOST_STEPS}"
+            )
 
 
 @dataclass(frozen=True)
@@ -29,8 +37,10 @@ class After:
     steps: int
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise OptionError(f"after({self.steps}): a timestep has at least 1 forward step")
+        if not _whole(self.steps) or not 1 <= self.steps <= MOST_STEPS:
+            raise OptionError(
+                f"after({self.steps!r}): a timestep has at least 1 and at most {MOST_STEPS} steps"
+            )
 
 
 StopRule = Quiescent | Output | After

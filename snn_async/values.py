@@ -17,23 +17,39 @@ def collect(graph: Graph, x: Tensor, potentials: Tensor | None) -> Values:
     Args:
         x: (T, B, S) of the model's dtype.
         potentials: (B, N) to start from, or None for rest.
+
+    Raises:
+        UnsupportedModelError: if a parameter has another shape than when the graph was built or is not finite.
     """
+    with torch.autocast("cpu", enabled=False):
+        return _collect(graph, x, potentials)
+
+
+def _collect(graph: Graph, x: Tensor, potentials: Tensor | None) -> Values:
     like = x.new_empty(0)
     parameters = {p.name: p.neuron.parameters() for p in graph.populations}
     weights, biases = [], []
     for projection in graph.projections:
-        gain = parameters[projection.target].gain.to(like)
-        plain = not gain.requires_grad and bool((gain == 1).all())
+        gain = parameters[projection.target].gain.to(like).reshape(-1)
         weight, bias = projection.weight(), projection.bias()
-        weights.append(weight if plain else gain.reshape(-1, 1) * weight)
+        if weight.shape != (projection.fan_out, projection.fan_in):
+            raise UnsupportedModelError(
+                f"the weight of {projection.name!r} has shape {tuple(weight.shape)} instead of "
+                f"{(projection.fan_out, projection.fan_in)}; call asynchronize again after changing a layer"
+            )
+        _check_finite(weight, f"the weight of {projection.name!r}")
+        weights += [gain, weight]
         if bias is None:
             biases.append(like.new_zeros(projection.fan_out))
         else:
-            biases.append(bias if plain else gain.reshape(-1) * bias)
+            _check_finite(bias, f"the bias of {projection.name!r}")
+            biases.append(gain * bias)
     leak, offset, threshold = (
         torch.cat([_per_neuron(getattr(parameters[p.name], name).to(like), p) for p in graph.populations])
         for name in ("leak", "offset", "threshold")
     )
+    for name, value in (("leak", leak), ("offset", offset), ("threshold", threshold)):
+        _check_finite(value, f"a {name} of the neurons")
     _check_thresholds(graph, threshold)
     return Values(
         x=x,
@@ -48,21 +64,43 @@ def collect(graph: Graph, x: Tensor, potentials: Tensor | None) -> Values:
     )
 
 
-class SourceMajor(torch.autograd.Function):
-    """Weights (fan_out, fan_in) one after another, each transposed so that a source's row is contiguous.
+def _check_finite(value: Tensor, what: str) -> None:
+    # a sum is finite unless a value is not, or the sum overflows; numpy keeps off torch's threads
+    array = value.detach().numpy()
+    if not np.isfinite(array.sum()) and not np.isfinite(array).all():
+        raise UnsupportedModelError(f"{what} is NaN or infinite; restore finite values before running")
 
-    Copied by numpy: torch would do it on several threads, whose spinning afterwards slows the engine's own.
+
+class SourceMajor(torch.autograd.Function):
+    """Gains times weights (fan_out, fan_in), one after another, each source's row contiguous.
+
+    Takes gains, (1,) or (fan_out,), and weights in turn. By numpy, on one thread: torch's threads would go on
+    spinning beside the engine's, and their number would show in the last bits of a gain's gradient.
     """
 
     @staticmethod
-    def forward(ctx: Any, *weights: Tensor) -> Tensor:
-        ctx.shapes = [weight.shape for weight in weights]
-        return torch.from_numpy(np.concatenate([weight.detach().numpy().T.reshape(-1) for weight in weights]))
+    def forward(ctx: Any, *tensors: Tensor) -> Tensor:
+        ctx.save_for_backward(*tensors)
+        parts = []
+        for gain, weight in zip(tensors[::2], tensors[1::2], strict=True):
+            rows = weight.detach().numpy().T
+            parts.append((rows if bool((gain == 1).all()) else rows * gain.detach().numpy()).reshape(-1))
+        return torch.from_numpy(np.concatenate(parts))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        parts = grad.split([shape.numel() for shape in ctx.shapes])
-        return tuple(part.view(s[1], s[0]).t() for part, s in zip(parts, ctx.shapes, strict=True))
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grads: list[Tensor | None] = []
+        tensors, rest = ctx.saved_tensors, grad.numpy()
+        for k, (gain, weight) in enumerate(zip(tensors[::2], tensors[1::2], strict=True)):
+            part, rest = rest[: weight.numel()].reshape(weight.shape[::-1]), rest[weight.numel() :]
+            needs_gain, needs_weight = ctx.needs_input_grad[2 * k : 2 * k + 2]
+            to_gain = (part * weight.detach().numpy().T).sum(0) if needs_gain else None
+            if to_gain is not None and len(gain) == 1:
+                to_gain = to_gain.sum(keepdims=True)
+            grads.append(None if to_gain is None else torch.from_numpy(to_gain))
+            scaled = part if bool((gain == 1).all()) else part * gain.detach().numpy()
+            grads.append(torch.from_numpy(scaled.T) if needs_weight else None)
+        return tuple(grads)
 
 
 def _per_neuron(value: Tensor, population: Population) -> Tensor:

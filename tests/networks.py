@@ -6,9 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snn_async.engines.contract import Execution
 from snn_async.graph import INPUT, Dropout, Graph, Population, Projection
-from snn_async.network import AsyncNetwork
+from snn_async.network import AsyncNetwork, make_execution
 from snn_async.neurons import Neuron, NeuronParameters
 from snn_async.schedulers import make_scheduler
 from snn_async.stopping import make_stop_rule
@@ -129,17 +128,10 @@ def network(graph: Graph, engine: Any, seed: int = 0, **options: Any) -> AsyncNe
         max_forward_steps=10_000,
     )
     given |= options
+    noise, stop = given.pop("momentum_noise"), make_stop_rule(given.pop("stop"))
+    order = make_scheduler(given.pop("scheduler"), noise)
+    execution = make_execution(graph, scheduler=order, stop=stop, **given)
     neurons = [population.neuron for population in graph.populations]
-    execution = Execution(
-        scheduler=make_scheduler(given["scheduler"], given["momentum_noise"]),
-        forward_group_size=given["forward_group_size"],
-        refractory=tuple(given["refractory"] or n.default_refractory for n in neurons),
-        refractory_dropout=(given["refractory_dropout"],) * len(neurons),
-        stop=make_stop_rule(given["stop"]),
-        leftover=given["leftover"],
-        input=given["input"],
-        max_forward_steps=given["max_forward_steps"],
-    )
     modules = [n.module for n in neurons] + [layer for p in graph.projections for layer in p.layers]
     modules += [d.module for p in graph.projections for d in (*p.source_dropout, *p.target_dropout)]
     return AsyncNetwork(nn.ModuleList(modules), graph, engine, execution, seed)

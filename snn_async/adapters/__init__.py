@@ -4,12 +4,12 @@ from torch import nn
 
 from snn_async.adapters.folding import fold
 from snn_async.adapters.interpreting import interpret
-from snn_async.adapters.libraries import check_module
+from snn_async.adapters.libraries import adapter_of, check_module
 from snn_async.adapters.tracing import preserved, trace
 from snn_async.errors import UnsupportedModelError
 from snn_async.graph import Graph
 
-__all__ = ["build_graph"]
+__all__ = ["build_graph", "check_unchanged"]
 
 
 def build_graph(model: nn.Module) -> Graph:
@@ -30,3 +30,27 @@ def build_graph(model: nn.Module) -> Graph:
     with preserved(model):
         traced = interpret(model, trace(model))
     return fold(model, traced)
+
+
+def check_unchanged(graph: Graph, model: nn.Module) -> None:
+    """Raise UnsupportedModelError if a module of the graph was replaced or reconfigured since it was built.
+
+    Parameters may change, in place or by assignment: they are read at every run.
+    """
+    present = {id(module) for module in model.modules()}
+    parts = [(p.name, p.neuron.module) for p in graph.populations]
+    parts += [(p.name, layer) for p in graph.projections for layer in p.layers]
+    for name, module in parts:
+        if id(module) not in present:
+            raise UnsupportedModelError(
+                f"{name!r}: a module of the model was replaced after asynchronize; call asynchronize again"
+            )
+    for population in graph.populations:
+        module = population.neuron.module
+        check_module(population.name, module)
+        adapter = adapter_of(module)
+        if adapter and adapter.make_neuron(population.name, module, population.size) != population.neuron:
+            raise UnsupportedModelError(
+                f"{population.name!r}: its reset, surrogate or options were changed after asynchronize; "
+                "call asynchronize again"
+            )

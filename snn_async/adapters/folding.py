@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -44,7 +44,9 @@ def fold(model: nn.Module, traced: Interpretation) -> Graph:
         neuron = adapter.make_neuron(name, modules[name], projection.fan_out)
         populations.append(Population(name, projection.fan_out, neuron))
         projections.append(projection)
-    return Graph(populations, projections, _output(step, traced), flatten=_is_flat(step))
+    output = _output(step, traced)
+    reads: Literal["spikes", "potentials"] = "spikes" if _returns_spikes(output, traced) else "potentials"
+    return Graph(populations, projections, output, flatten=_is_flat(step), reads=reads)
 
 
 def _single_step(traced: Interpretation) -> dict[str, Signal]:
@@ -140,6 +142,13 @@ def _output(step: dict[str, Signal], traced: Interpretation) -> str:
             "or join them in one Linear"
         )
     return sinks[0]
+
+
+def _returns_spikes(output: str, traced: Interpretation) -> bool:
+    """Whether forward returns spikes of the output, be it beside its potential."""
+    parts = [part for value in traced.returned for part in getattr(value, "values", (value,))]
+    sources = [part.source for part in parts if isinstance(part, Signal)]
+    return any(isinstance(source, Fired) and source.neuron == output for source in sources)
 
 
 def _names(value: Any, traced: Interpretation) -> list[str]:

@@ -23,7 +23,7 @@ def choose_engine(backend: str, graph: Graph, execution: Execution) -> Engine:
         except UnsupportedByEngineError:
             return ReferenceEngine()
         return numba
-    if backend not in engines:
+    if not isinstance(backend, str) or backend not in engines:
         raise OptionError(f"backend={backend!r} is unknown; choose one of {['auto', *sorted(engines)]}")
     engine = engines[backend]()
     engine.check(graph, execution)

@@ -11,7 +11,7 @@ from snn_async.engines.contract import Execution, Start
 from snn_async.engines.layout import Layout
 from snn_async.errors import RunawayError
 from snn_async.graph import Graph
-from snn_async.schedulers import Pending
+from snn_async.schedulers import Pending, check_priorities
 from snn_async.stopping import After, Output
 
 Floats = NDArray[np.floating]
@@ -177,7 +177,7 @@ class SampleRun:
         fired = self.first_output != NOT_YET
         if isinstance(stop, Output) and fired and self.step > self.first_output + stop.extra_steps:
             return True
-        if self.step >= self.execution.max_forward_steps:
+        if self.step >= self.execution.max_forward_steps and not self.execution.layered:
             raise RunawayError(
                 f"timestep {self.clock} of sample {self.sample_id} is not quiescent after "
                 f"max_forward_steps={self.execution.max_forward_steps} forward steps; raise the limit, "
@@ -228,7 +228,7 @@ class SampleRun:
             timestep=np.array([self.start.timestep + event.timestep for event in self.pending]),
             step=np.array([event.step for event in self.pending]),
         )
-        priorities = np.asarray(self.execution.scheduler.priorities(pending), dtype=np.float64)
+        priorities = check_priorities(self.execution.scheduler, pending)
         order = np.lexsort((np.arange(len(sources)), sources, priorities))[:size]
         chosen = set(order.tolist())
         picked = [self.pending[i] for i in sorted(chosen)]
