@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from pytorch_lightning.utilities import rank_zero_info
 
-from lightning_modules.event_data import EventData, at_least
+from lightning_modules.event_data import EventData
 from lightning_modules.event_frames import Frames, bin_archive
 from lightning_modules.files import check_writable
 from snn_async.data.archive import EventArchive, read_npz, write_npz
 from snn_async.data.camera import SaccadeCamera
 from snn_async.data.events import SensorSize
+from snn_async.data.options import at_least
 from snn_async.errors import ConfigError, DataError
 
 CACHE_VERSION = 1  # raise when the camera or the binning changes what it returns
@@ -49,10 +50,9 @@ class DigitEvents(EventData):
         **options: Any,
     ) -> None:
         super().__init__(folds=folds, fold=fold, **options)
-        at_least(1, frames=frames, time_window_us=time_window_us)
-        at_least(0, camera_seed=camera_seed)
-        self.frame_count, self.time_window_us = frames, time_window_us
-        self.camera, self.camera_seed = camera or SaccadeCamera(), camera_seed
+        self.frame_count = at_least(1, "frames", frames)
+        self.time_window_us = at_least(1, "time_window_us", time_window_us)
+        self.camera, self.camera_seed = camera or SaccadeCamera(), at_least(0, "camera_seed", camera_seed)
         self.cache_dir = Path(cache_dir) if cache_dir else user_cache()
 
     @property
@@ -107,10 +107,13 @@ class DigitEvents(EventData):
 
     def _cached(self) -> Frames:
         arrays = read_npz(self.cache_file, Frames._fields)
-        frames = Frames(**arrays)
-        if frames.counts.shape != (len(frames.label), self.timesteps, *self.input_shape):
-            raise DataError(f"{self.cache_file} holds frames of shape {frames.counts.shape}")
-        return frames
+        counts, label = arrays["counts"], arrays["label"]
+        fits = counts.shape == (*label.shape, self.timesteps, *self.input_shape) and label.ndim == 1
+        if not fits or counts.dtype not in (np.uint8, np.int16):
+            raise DataError(f"{self.cache_file} holds frames of shape {counts.shape} and {counts.dtype}")
+        if label.dtype != np.int64 or not np.isin(label, range(self.num_classes)).all():
+            raise DataError(f"{self.cache_file} holds labels that are no digits ({label.dtype})")
+        return Frames(counts, label)
 
 
 def user_cache() -> Path:

@@ -1,14 +1,16 @@
 """Recordings of any event camera, from one .npz file."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from lightning_modules.event_data import EventData, at_least
+from lightning_modules.event_data import EventData
 from lightning_modules.event_frames import Frames, bin_archive
 from snn_async.data.archive import EventArchive as Recordings
 from snn_async.data.archive import load_archive
 from snn_async.data.events import SensorSize, crop
+from snn_async.data.options import at_least, checked, plain
 from snn_async.errors import ConfigError
 
 
@@ -40,11 +42,12 @@ class EventArchive(EventData):
         **options: Any,
     ) -> None:
         super().__init__(folds=folds, fold=fold, **options)
-        at_least(1, time_window_us=time_window_us, frames=1 if frames is None else frames)
-        if first_ms is not None and not 0 < first_ms < np.inf:
-            raise ConfigError(f"first_ms={first_ms!r}: give milliseconds above 0, or None for all events")
-        self.path, self.time_window_us, self.first_ms = path, time_window_us, first_ms
-        self.frame_count = frames
+        if first_ms is not None:
+            wanted = "milliseconds above 0 and below 2**31, or None for all events"
+            first_ms = checked(float, "first_ms", first_ms, lambda number: 0 < number < 2**31, wanted)
+        self.path, self.first_ms = path, first_ms
+        self.time_window_us = at_least(1, "time_window_us", time_window_us)
+        self.frame_count = None if frames is None else at_least(1, "frames", frames)
         self._sensor_size = full_size(sensor_size)
         self._recordings: Recordings | None = None
 
@@ -89,7 +92,13 @@ def full_size(size: int | list[int]) -> SensorSize:
     Raises:
         ConfigError: anything else.
     """
-    given = [size, size] if isinstance(size, int) else [*size]
-    if len(given) not in (2, 3) or min(given) < 1 or given[2:] not in ([], [2]):
-        raise ConfigError(f"sensor_size={size!r}: give height and width in pixels, such as [34, 34]")
+    given = [plain(int, side) or 0 for side in (size if isinstance(size, Iterable) else [size, size])]
+    if (
+        len(given) not in (2, 3)
+        or not all(1 <= side <= 2**15 for side in given)
+        or given[2:] not in ([], [2])
+    ):
+        raise ConfigError(
+            f"sensor_size={size!r}: give height and width in whole pixels (1 to {2**15}), such as [34, 34]"
+        )
     return given[0], given[1], 2

@@ -1,6 +1,8 @@
 """What DataModules of event recordings share: options, frames in memory, split, batches with time first."""
 
+import inspect
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -11,6 +13,7 @@ from torch.utils.data import DataLoader
 from lightning_modules.event_frames import FrameDataset, Frames, time_first
 from lightning_modules.event_split import Split
 from snn_async.data.events import SensorSize
+from snn_async.data.options import at_least
 from snn_async.errors import ConfigError
 
 
@@ -29,7 +32,7 @@ class EventData(pl.LightningDataModule, ABC):
         num_workers: processes that assemble batches; 0 is fastest for frames in memory.
 
     Raises:
-        ConfigError: an option outside its range.
+        ConfigError: an option outside its range, or unknown.
     """
 
     def __init__(
@@ -44,12 +47,20 @@ class EventData(pl.LightningDataModule, ABC):
         stratified: bool = True,
         binarize: bool = False,
         num_workers: int = 0,
+        **unknown: Any,
     ) -> None:
         super().__init__()
-        at_least(1, batch_size=batch_size)
-        at_least(0, num_workers=num_workers)
-        self.batch_size, self.num_workers = batch_size, num_workers
+        if unknown:
+            known = [*inspect.signature(type(self)).parameters, *inspect.signature(EventData).parameters]
+            raise ConfigError(
+                f"{', '.join(unknown)}: no option of {type(self).__name__}; it has "
+                f"{', '.join(name for name in dict.fromkeys(known) if name not in ('options', 'unknown'))}"
+            )
+        self.batch_size = at_least(1, "batch_size", batch_size)
+        self.num_workers = at_least(0, "num_workers", num_workers)
         self.split = Split(val_fraction, test_fraction, folds, fold, split_seed, stratified)
+        if not isinstance(binarize, bool):
+            raise ConfigError(f"binarize={binarize!r}: give True or False")
         self.binarize = binarize
         self._frames: FrameDataset | None = None
         self._parts: dict[str, NDArray[np.int64]] = {}
@@ -141,10 +152,3 @@ class EventData(pl.LightningDataModule, ABC):
 
     def _part(self, part: str) -> FrameDataset:
         return FrameDataset(self.frames.counts, self.frames.label, torch.from_numpy(self.parts[part]))
-
-
-def at_least(least: int, **options: int) -> None:
-    """Raise ConfigError unless every option is a whole number of at least `least`."""
-    for name, value in options.items():
-        if not isinstance(value, int) or value < least:
-            raise ConfigError(f"{name}={value!r}: give a whole number of at least {least}")

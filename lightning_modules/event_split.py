@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from snn_async.data.options import checked
 from snn_async.errors import ConfigError, DataError
 
 Indices = NDArray[np.int64]
@@ -35,14 +36,17 @@ class Split:
 
     def __post_init__(self) -> None:
         for name in ("val_fraction", "test_fraction"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)!r}: give a share of at least 0 and below 1")
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError(f"split_seed={self.seed!r}: give a whole number from 0 to 2**32 - 1")
-        if self.folds is not None and self.folds < 2:
-            raise ConfigError(f"folds={self.folds!r}: give at least 2, or None for one fixed split")
-        if not 0 <= self.fold < (self.folds or 1):
-            raise ConfigError(f"fold={self.fold!r} with folds={self.folds}: give 0 to folds - 1")
+            wanted = "a share of at least 0 and below 1"
+            checked(float, name, getattr(self, name), lambda share: 0 <= share < 1, wanted)
+        wanted = "a whole number from 0 to 2**32 - 1"
+        checked(int, "split_seed", self.seed, lambda seed: 0 <= seed < 2**32, wanted)
+        if self.folds is not None:
+            wanted = "a whole number of at least 2, or None for one fixed split"
+            checked(int, "folds", self.folds, lambda folds: folds >= 2, wanted)
+        wanted = f"a whole number from 0 to folds - 1 (folds={self.folds})"
+        checked(int, "fold", self.fold, lambda fold: 0 <= fold < (self.folds or 1), wanted)
+        if not isinstance(self.stratified, bool):
+            raise ConfigError(f"stratified={self.stratified!r}: give True or False")
         if self.val_fraction + self.held_out >= 1:
             raise ConfigError(
                 f"val_fraction={self.val_fraction} and a test share of {self.held_out:.3g} leave "
@@ -65,7 +69,7 @@ class Split:
             train, val = self._deal(rest, label, self.val_fraction / (1 - self.held_out))
         except ValueError as error:
             raise DataError(
-                f"{len(label)} recordings, {np.bincount(label).tolist()} per class, cannot be split "
+                f"{len(label)} recordings, {_per_class(label).tolist()} per class, cannot be split "
                 f"by {self} ({error}); give other fractions, fewer folds, or stratified=False"
             ) from error
         return {"train": np.sort(train), "val": np.sort(val), "test": np.sort(test)}
@@ -75,7 +79,7 @@ class Split:
 
         if self.folds is None:
             return self._deal(every, label, self.test_fraction)
-        if self.stratified and (counts := np.bincount(label))[counts > 0].min() < self.folds:
+        if self.stratified and _per_class(label).min() < self.folds:
             raise ValueError("a class has fewer recordings than there are folds")
         kind: Any = StratifiedKFold if self.stratified else KFold
         deal = kind(self.folds, shuffle=True, random_state=self.seed)
@@ -89,3 +93,8 @@ class Split:
             return indices, indices[:0]
         by = label[indices] if self.stratified else None
         return train_test_split(indices, test_size=share, random_state=self.seed, stratify=by)
+
+
+def _per_class(label: NDArray) -> NDArray[np.int64]:
+    """Return how many recordings each class that occurs has."""
+    return np.unique(label, return_counts=True)[1]

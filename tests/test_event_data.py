@@ -2,6 +2,7 @@
 
 import itertools
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -11,10 +12,10 @@ import torch
 
 from lightning_modules.digit_events import DigitEvents
 from lightning_modules.event_archive import EventArchive as ArchiveModule
-from lightning_modules.event_frames import Batch, time_first
+from lightning_modules.event_frames import Batch, Frames, time_first
 from lightning_modules.event_split import Split
 from lightning_modules.quiet import quiet_lightning
-from snn_async.data.archive import KEYS, EventArchive, load_archive, save_archive
+from snn_async.data.archive import KEYS, EventArchive, load_archive, save_archive, write_npz
 from snn_async.data.camera import SaccadeCamera
 from snn_async.data.events import EVENT_DTYPE, bin_events, check_events, crop
 from snn_async.errors import ConfigError, DataError
@@ -124,8 +125,9 @@ def test_noise_is_as_frequent_as_asked():
 
 
 def test_the_camera_refuses_by_name():
-    with pytest.raises(ConfigError, match="threshold=0"):
-        SaccadeCamera(threshold=0)
+    for option in ({"threshold": 0}, {"scale": np.inf}, {"dark": "0.3"}, {"steps": True}):
+        with pytest.raises(ConfigError, match="{}={!r}: give".format(*next(iter(option.items())))):
+            SaccadeCamera(**option)
     with pytest.raises(DataError, match="images from 0.0 to 16.0: scale"):
         SaccadeCamera().record(np.array([[[0.0, 16.0]]]), np.random.default_rng(0))
 
@@ -173,10 +175,14 @@ BAD_ARCHIVES = {
     r"equally long, but have lengths x (\d+), y \1, t \d+, p \1": shorten("t", 1),
     r"label has 39 entries for 40 recordings": shorten("label", 1),
     r"label\[6\] = -1; number the classes from 0": change("label", 6, -1),
+    r"label\[6\] = 10{12}; number the classes from 0 to at most 65535": change("label", 6, 10**12),
+    r"label\[6\] = 18446744073709551615; number": change("label", 6, 2**64 - 1, np.uint64),
     r"label has dtype float64; use integers": change("label", 6, 1.5, float),
     r"x has dtype <U3; use integers": change("x", 0, "one", "U3"),
     r"t has shape \(\d+, 1\)": lambda a: a.update(t=a["t"][:, None]),
-    r"cannot be read .*pickle": lambda a: a.update(label=np.array([{}] * 40)),
+    r"cannot be read \(label: ValueError\): .* no .npz of plain arrays": lambda a: a.update(
+        label=np.array([{}] * 40)
+    ),
 }
 
 
@@ -193,7 +199,7 @@ def test_times_may_fall_from_one_recording_to_the_next(path):
     assert (np.diff(time)[offset[1:3] - 1] < 0).any()
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "npy", "pickle", "absent"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "npy", "pickle", "junk", "absent"])
 def test_a_damaged_file_is_refused(damage, path):
     content = bytearray(path.read_bytes())
     if damage == "absent":
@@ -201,14 +207,18 @@ def test_a_damaged_file_is_refused(damage, path):
     elif damage == "npy":
         with path.open("wb") as file:
             np.save(file, np.zeros(3))
+    elif damage == "junk":
+        with zipfile.ZipFile(path, "w") as file:
+            for key in KEYS:
+                file.writestr(f"{key}.npy", "junk")
     else:
         content[200:220] = bytes(20) if damage == "flipped" else content[200:220]
         keep = {"truncated": content[:-100], "empty": b"", "pickle": pickle.dumps([1])}
         path.write_bytes(keep.get(damage, content))
-    with pytest.raises(
-        DataError, match="give the path" if damage == "absent" else "truncated, damaged or no .npz"
-    ):
+    says = "give the path" if damage == "absent" else "truncated, damaged or no .npz"
+    with pytest.raises(DataError, match=says) as caught:
         load_archive(path)
+    assert "allow_pickle" not in str(caught.value)
 
 
 def test_an_unwritable_folder_is_refused(tmp_path):
@@ -245,21 +255,41 @@ def test_folds_cover_everything_once():
     "options, says",
     [
         ({"val_fraction": 1.5}, "val_fraction=1.5"),
+        ({"test_fraction": "0.1"}, "test_fraction='0.1'"),
         ({"val_fraction": 0.5, "test_fraction": 0.5}, "leave no training set"),
-        ({"folds": 1}, "folds=1: give at least 2"),
-        ({"folds": 5, "fold": 5}, "fold=5 with folds=5"),
+        ({"folds": 1}, "folds=1: give a whole number of at least 2"),
+        ({"folds": 2.5}, "folds=2.5"),
+        ({"folds": 5, "fold": 5}, r"fold=5: give .* \(folds=5\)"),
+        ({"folds": 5, "fold": 1.5}, "fold=1.5"),
         ({"split_seed": -1}, "split_seed=-1"),
+        ({"split_seed": 1.5}, "split_seed=1.5"),
+        ({"stratified": "no"}, "stratified='no'"),
         ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": True}, "batch_size=True"),
         ({"num_workers": -1}, "num_workers=-1"),
         ({"frames": 0}, "frames=0"),
         ({"time_window_us": 2.5}, "time_window_us=2.5"),
         ({"first_ms": 0}, "first_ms=0"),
+        ({"first_ms": np.nan}, "first_ms=nan"),
+        ({"first_ms": "all"}, "first_ms='all'"),
         ({"sensor_size": [3, 5, 1]}, r"sensor_size=\[3, 5, 1\]"),
+        ({"sensor_size": [8.0, 8.0]}, r"sensor_size=\[8.0, 8.0\]"),
+        ({"sensor_size": 8.0}, "sensor_size=8.0"),
+        ({"sensor_size": None}, "sensor_size=None"),
+        ({"sensor_size": 2**15 + 1}, "sensor_size=32769"),  # more than tonic's int16 holds
+        ({"batchsize": 3}, "batchsize: no option of EventArchive; it has path, .*batch_size"),
     ],
 )
 def test_options_are_refused_at_construction(options, says):
     with pytest.raises(ConfigError, match=says):
         ArchiveModule(**{"path": "a.npz", "sensor_size": [3, 5], **options})
+
+
+def test_numpys_numbers_are_options_too(path):
+    options = {"folds": np.int64(4), "fold": np.int8(1), "batch_size": np.int64(7), "first_ms": np.float32(5)}
+    module = ArchiveModule(str(path), np.array([3, 5]), val_fraction=np.float32(0), **options)
+    assert next(iter(module.test_dataloader())).x.shape[1] == 7
+    assert DigitEvents(camera=SaccadeCamera(np.int64(20))).cache_file == DigitEvents().cache_file
 
 
 def test_too_few_recordings_for_the_folds(path):
@@ -379,15 +409,25 @@ def test_the_cache_is_used_and_identical(digits, monkeypatch):
     assert len(files | {digits.cache_file}) == 5
 
 
-def test_a_damaged_cache_is_made_again(digits, monkeypatch, caplog):
-    kept = digits.load_frames()
+def test_a_damaged_cache_is_made_again(tmp_path, monkeypatch, caplog):
+    module = DigitEvents(frames=1, cache_dir=str(tmp_path))
+    kept = Frames(np.ones((2, 1, 2, 20, 20), np.uint8), np.array([7, 0]))
+    monkeypatch.setattr(module, "archive", None)
     monkeypatch.setattr("lightning_modules.digit_events.bin_archive", lambda *_: kept)
-    digits.cache_file.write_bytes(digits.cache_file.read_bytes()[:-50])
-    with caplog.at_level("INFO"):
-        assert (digits.load_frames().counts == kept.counts).all()
-        assert "Making the digit events again" in caplog.text
-        caplog.clear()
-        assert (digits.load_frames().counts == kept.counts).all() and not caplog.text
+    whole = module.load_frames() and module.cache_file.read_bytes()
+    for damage in (
+        lambda: module.cache_file.write_bytes(whole[:-50]),
+        lambda: write_npz(module.cache_file, counts=kept.counts, label=np.array(["7", "0"])),
+        lambda: write_npz(module.cache_file, counts=kept.counts, label=np.array([7, 10**12])),
+        lambda: write_npz(module.cache_file, counts=kept.counts, label=np.array(7)),
+        lambda: write_npz(module.cache_file, counts=kept.counts.astype("U1"), label=kept.label),
+    ):
+        damage()
+        with caplog.at_level("INFO"):
+            assert (module.load_frames().label == kept.label).all()
+            assert "Making the digit events again" in caplog.text
+            caplog.clear()
+            assert (module.load_frames().counts == kept.counts).all() and not caplog.text
 
 
 def test_an_unwritable_cache_is_refused_before_the_work(tmp_path, monkeypatch):

@@ -103,10 +103,37 @@ def test_a_sample_that_is_not_there():
     for sample in (1, -1, 0.0):
         with pytest.raises(InputError, match=r"not one of the batch's 1; choose from 0 to 0"):
             net.trace(FRAMES, sample)
-    with pytest.raises(OptionError, match="timesteps=4 must be from 1 to the input's 3"):
-        plots.timeline(net, FRAMES, timesteps=4)
+
+
+def test_figures_of_what_cannot_be_drawn():
+    net = network(graph(COMPETING), ReferenceEngine())
+    for timesteps in (4, 0, 1.5, "2", True):
+        with pytest.raises(OptionError, match=f"timesteps={timesteps!r} must be from 1 to the input's 3"):
+            plots.timeline(net, FRAMES, timesteps=timesteps)
+    for timesteps in (None, 1):
+        with pytest.raises(InputError, match="x is a NoneType"):
+            plots.timeline(net, None, timesteps=timesteps)
+    with pytest.raises(InputError, match="net is a Linear; pass the network that asynchronize"):
+        plots.timeline(torch.nn.Linear(2, 3), FRAMES)
     with pytest.raises(InputError, match="no spikes to draw"):
         plots.raster(net.run(FRAMES).records)
+    for spikes, says in (
+        (None, "spikes are a NoneType; pass a torch tensor"),
+        (FRAMES.numpy(), "spikes are a ndarray"),
+        ({"p0": [[1]]}, "spikes of 'p0' are a list"),
+        (torch.ones(3), r"spikes have shape \(3,\)"),
+        (torch.ones(0, 3), r"spikes have shape \(0, 3\)"),
+    ):
+        with pytest.raises(InputError, match=says):
+            plots.raster(spikes)
+    for sample in (1, 0.0):
+        with pytest.raises(InputError, match=f"sample={sample} is not one of the batch's 1"):
+            plots.raster(net.run(FRAMES), sample=sample)
+
+
+def test_a_raster_is_as_wide_as_its_longest_record():
+    axes = plots.raster({"long": torch.ones(5, 2), "short": torch.ones(3, 2)})
+    assert axes.get_xlim() == (-0.5, 4.5)
 
 
 def test_many_inputs_are_abbreviated():

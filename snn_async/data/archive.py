@@ -1,8 +1,6 @@
 """One .npz file with the events of many recordings, checked whole before anything uses it."""
 
 import os
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from snn_async.data.events import FIELDS, SensorSize, pack_events
 from snn_async.errors import ConfigError, DataError
 
 KEYS = (*FIELDS, "offset", "label")
+MAX_CLASSES = 2**16
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class EventArchive:
     Attributes:
         events: tonic's structured array (E,), recordings one after the other, each in order of time.
         offset: (N + 1,) int64, recording i is events[offset[i]:offset[i + 1]]; it may be empty.
-        label: (N,) int64, at least 0.
+        label: (N,) int64, 0 to MAX_CLASSES - 1.
     """
 
     events: NDArray
@@ -78,25 +77,24 @@ def read_npz(path: str | Path, keys: Sequence[str]) -> dict[str, NDArray]:
     """
     if not Path(path).is_file():
         raise DataError(f"no file {path}; give the path of an .npz with the keys {', '.join(keys)}")
+    arrays: dict[str, NDArray] = {}
+    reading = "as a whole"
     try:
         with Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             present = list(file.files)
             missing = [key for key in keys if key not in present]
-            if not missing:
-                return {key: file[key] for key in keys}
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        AttributeError,
-        TypeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+            for key in keys if not missing else ():
+                reading = key
+                arrays[key] = file[key]
+                if not isinstance(arrays[key], np.ndarray):  # numpy hands out other entries as bytes
+                    raise TypeError(f"{key} is no array")
+    except Exception as error:  # foreign bytes: numpy, zipfile and zlib fail in many ways
         raise DataError(
-            f"{path} cannot be read ({error}): it is truncated, damaged or no .npz of plain arrays; "
-            "copy or write it again"
+            f"{path} cannot be read ({reading}: {type(error).__name__}): it is truncated, damaged or no .npz "
+            "of plain arrays; copy or write it again with numpy.savez"
         ) from error
+    if not missing:
+        return arrays
     raise DataError(
         f"{path} lacks {', '.join(missing)}: it needs {', '.join(keys)} and has "
         f"{', '.join(present) or 'no keys'}; rename them with numpy.savez"
@@ -153,7 +151,10 @@ def _check_layout(arrays: dict[str, NDArray]) -> tuple[NDArray[np.int64], NDArra
         raise DataError(
             f"label has {len(label)} entries for {len(offset) - 1} recordings; give one label each"
         )
-    if (label < 0).any():
-        at = int(np.argmax(label < 0))
-        raise DataError(f"label[{at}] = {label[at]}; number the classes from 0")
+    wrong = (arrays["label"] < 0) | (arrays["label"] >= MAX_CLASSES)
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        raise DataError(
+            f"label[{at}] = {arrays['label'][at]}; number the classes from 0 to at most {MAX_CLASSES - 1}"
+        )
     return offset, label

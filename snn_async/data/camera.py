@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snn_async.data.events import EVENT_DTYPE, SensorSize
-from snn_async.errors import ConfigError, DataError
+from snn_async.data.options import at_least, checked
+from snn_async.errors import DataError
 
 # (y, x) in units of the amplitude: down and right, up and right, and back to the left.
 TRIANGLE = np.array([(-0.5, -0.5), (0.5, 0.0), (-0.5, 0.5), (-0.5, -0.5)])
@@ -48,14 +49,15 @@ class SaccadeCamera:
 
     def __post_init__(self) -> None:
         for name in ("height", "width", "saccade_us", "steps"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)!r}: give a whole number of at least 1")
+            object.__setattr__(self, name, at_least(1, name, getattr(self, name)))
         for name in ("scale", "threshold", "dark"):
-            if not 0 < getattr(self, name) < np.inf:
-                raise ConfigError(f"{name}={getattr(self, name)!r}: give a finite number above 0")
+            wanted = "a finite number above 0"
+            number = checked(float, name, getattr(self, name), lambda number: number > 0, wanted)
+            object.__setattr__(self, name, number)
         for name in ("amplitude", "noise_hz"):
-            if not 0 <= getattr(self, name) < np.inf:
-                raise ConfigError(f"{name}={getattr(self, name)!r}: give a finite number of at least 0")
+            wanted = "a finite number of at least 0"
+            number = checked(float, name, getattr(self, name), lambda number: number >= 0, wanted)
+            object.__setattr__(self, name, number)
 
     @property
     def sensor_size(self) -> SensorSize:
