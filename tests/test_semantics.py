@@ -84,21 +84,60 @@ def test_the_order_of_delivery_decides_who_fires(engine, options, spikes, potent
     assert result.activity.spikes["hidden"].item() == 3
 
 
-def test_random_follows_the_counter_based_keys(engine):
+def order_by(priority):
+    """Deliver A, B and C (source indices 2, 3, 4) one by one, lowest priority(step, waiting) first."""
+    waiting, order = [2, 3, 4], []
+    for step in (1, 2, 3):
+        drawn = priority(step, np.array(waiting))
+        order.append(waiting.pop(int(drawn.argmin())))
+    return order
+
+
+def winner(order):
+    """Y fires if A comes before B, else Z (C decides nothing)."""
+    return [1, 0] if order.index(2) < order.index(3) else [0, 1]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_follows_the_counter_based_keys_of_every_timestep(engine, seed):
+    # "after(2)" delivers one hidden spike per timestep: Y fires if it is A, Z if it is B
+    x = torch.tensor([[[1.0, 0.0]]] * 6, dtype=torch.float64)
+    options = dict(scheduler="random", forward_group_size=1, refractory="discard", stop="after(2)")
+    net = network(graph([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0]]), engine, **options)
+    first = net.run(x[:2], seed=seed, sample_ids=[7])
+    second = net.run(x[2:], state=first.state)
+    for t, spikes in enumerate(torch.cat((first.spikes, second.spikes))[:, 0].tolist()):
+        drawn = keys.uniform(seed, 7, t, keys.ORDER, 1, np.array([2, 3, 4]))
+        assert spikes == [[1, 0], [0, 1], [0, 0]][int(drawn.argmin())]
+
+
+def test_momentum_noise_is_added_to_the_potentials(engine):
+    potentials = {2: 1.5, 3: 2.0, 4: 3.0}
+
+    def noisy(step, waiting, seed):
+        noise = keys.uniform(seed, 0, 0, keys.ORDER, step, waiting)
+        return -np.array([potentials[source] for source in waiting.tolist()]) - 2.0 * noise
+
+    outcomes = []
     for seed in range(8):
         x = torch.tensor([[[1.0, 0.0]]], dtype=torch.float64)
-        net = network(
-            graph(COMPETING), engine, scheduler="random", forward_group_size=1, refractory="discard"
-        )
-        result = net.run(x, seed=seed, sample_ids=[7])
-        waiting, order = [2, 3, 4], []  # source indices: two inputs come first
-        for step in (1, 2):
-            drawn = keys.uniform(seed, 7, 0, keys.ORDER, step, np.array(waiting))
-            order.append(waiting.pop(int(drawn.argmin())))
-        order += waiting
-        decided = next((source for source in order if source != 4), None)
-        z_first = decided == 3
-        assert result.spikes[0, 0].tolist() == ([0, 1] if z_first else [1, 0])
+        options = dict(scheduler="momentum", momentum_noise=2.0, forward_group_size=1, refractory="discard")
+        spikes = network(graph(COMPETING), engine, **options).run(x, seed=seed).spikes[0, 0].tolist()
+        assert spikes == winner(order_by(lambda step, waiting, seed=seed: noisy(step, waiting, seed)))
+        outcomes.append(tuple(spikes))
+    assert len(set(outcomes)) == 2
+
+
+def test_refractory_dropout_draws_its_own_numbers(engine):
+    x = torch.tensor([[[1.0, 0.0]]], dtype=torch.float64)
+    options = dict(scheduler="fifo", forward_group_size=1, refractory="discard", refractory_dropout=0.5)
+    net, outcomes = network(graph(EXCITING), engine, **options).train(), []
+    for seed in range(8):
+        # Y (source 2 + 3) fires at A in step 1 and again at B if it stayed able
+        able = keys.uniform(seed, 0, 0, keys.REFRACTORY_DROPOUT, 1, np.array([5]))[0] < 0.5
+        outcomes.append(net.run(x, seed=seed).spikes[0, 0, 0].item())
+        assert outcomes[-1] == (2 if able else 1)
+    assert len(set(outcomes)) == 2
 
 
 @pytest.mark.parametrize(

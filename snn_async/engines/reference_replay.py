@@ -100,7 +100,7 @@ class _Sample:
                 base = torch.where(fired > 0, torch.full_like(base, neuron.reset_value), base)
                 self.swallowed[here] = fired > 0
             residual = torch.zeros_like(base)
-            if neuron.retest_residual:
+            if neuron.retest_residual and neuron.spiking:
                 above = before >= threshold if neuron.inclusive else before > threshold
                 residual = above.to(base) * threshold
             bases.append(base - residual)

@@ -111,7 +111,7 @@ class SampleRun:
             if neuron.swallow_input:
                 base = np.where(fired > 0, v.dtype.type(neuron.reset_value), base)
                 self.ignoring[here] = fired > 0
-            if neuron.retest_residual:
+            if neuron.retest_residual and neuron.spiking:
                 self.residual[here] = np.where(self._above(p, v), threshold[here], 0)
             self.potential[here] = base - self.residual[here]
         self.spikes = np.zeros(n, dtype=np.int64)
