@@ -412,7 +412,7 @@ def test_the_cache_is_used_and_identical(digits, monkeypatch):
 def test_a_damaged_cache_is_made_again(tmp_path, monkeypatch, caplog):
     module = DigitEvents(frames=1, cache_dir=str(tmp_path))
     kept = Frames(np.ones((2, 1, 2, 20, 20), np.uint8), np.array([7, 0]))
-    monkeypatch.setattr(module, "archive", None)
+    module.archive = None  # nothing is simulated
     monkeypatch.setattr("lightning_modules.digit_events.bin_archive", lambda *_: kept)
     whole = module.load_frames() and module.cache_file.read_bytes()
     for damage in (
