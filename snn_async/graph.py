@@ -1,4 +1,4 @@
-"""Populations, projections and the graph they form: checked once, immutable (DESIGN section 2)."""
+"""Populations, projections and the graph they form: checked once, immutable (docs/design.md, section 2)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The counter-based generator: the same uniform numbers in every engine and batch (DESIGN section 3).
+"""The counter-based generator: the same uniform numbers in every engine and batch (docs/design.md, section 3).
 
 A key is a chain of splitmix64 finalizers (Steele, Lea & Flood, OOPSLA 2014) over
 (seed, sample, timestep, purpose, step, neuron).

@@ -1,4 +1,4 @@
-"""Neuron parameters: what an adapter must say about a population (DESIGN section 4).
+"""Neuron parameters: what an adapter must say about a population (docs/design.md, section 4).
 
 Per timestep a neuron with stored potential v, last timestep's spike count R and current I computes
 

@@ -1,4 +1,4 @@
-"""Schedulers: in which order pending spikes are delivered (DESIGN section 3).
+"""Schedulers: in which order pending spikes are delivered (docs/design.md, section 3).
 
 A scheduler gives every pending spike a priority; the lowest ones go first, ties are broken by lower
 neuron index. The built-in ones are data: every engine knows them. Any other object with a `priorities`

@@ -1,4 +1,4 @@
-"""Stop rules: when a timestep ends (DESIGN section 3). They act per sample."""
+"""Stop rules: when a timestep ends (docs/design.md, section 3). They act per sample."""
 
 import re
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What one sample did, forward step by forward step: the event log as a table (DESIGN sections 2 and 3)."""
+"""What one sample did, forward step by forward step: the event log as a table (docs/design.md sections 2 and 3)."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, is_dataclass, replace

@@ -1,10 +1,13 @@
-"""DESIGN section 5, properties 2 to 4, and what follows from a counter-based schedule."""
+"""docs/design.md, section 5, properties 2 to 4, and what follows from a counter-based schedule."""
 
 import numpy as np
 import pytest
 import torch
 from networks import KINDS, Recipe, frames, network
+from spikingjelly.activation_based import neuron
+from torch import nn
 
+import snn_async
 from snn_async import keys
 from snn_async.engines import numba_keys
 from snn_async.engines.contract import Values
@@ -55,6 +58,22 @@ def test_one_and_two_threads_give_the_same_bits(dtype):
     (one, one_grads), (two, two_grads) = results
     assert torch.equal(one.spikes, two.spikes) and torch.equal(one.potentials, two.potentials)
     assert all(torch.equal(a, b) for a, b in zip(one_grads, two_grads, strict=True))
+
+
+@pytest.mark.parametrize("name", ["LIFNode", "ParametricLIFNode"])
+def test_the_number_of_threads_does_not_show_in_large_layers_either(name):
+    torch.manual_seed(0)
+    node = getattr(neuron, name)
+    model = nn.Sequential(nn.Linear(1200, 64), node(), nn.Linear(64, 10), node())
+    net, x = snn_async.asynchronize(model), 4 * (torch.rand(4, 40, 1200) < 0.1).float()
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            results.append(torch.autograd.grad(net.run(x).potentials.sum(), list(model.parameters())))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(a.abs().sum() > 0 and torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 # a detached reset is not the derivative of anything; the engines' agreement covers it

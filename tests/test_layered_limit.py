@@ -1,4 +1,4 @@
-"""DESIGN section 5, property 1: with F = None, spikes, potentials and gradients are the framework's own."""
+"""docs/design.md, section 5, property 1: with F = None, spikes, potentials and gradients are the framework's own."""
 
 import pytest
 import snntorch

@@ -1,4 +1,4 @@
-"""The rules of DESIGN section 3 on a 2-3-2 network whose every number can be followed by hand.
+"""The rules of docs/design.md, section 3 on a 2-3-2 network whose every number can be followed by hand.
 
 One input spike lifts the hidden neurons A, B, C to 1.5, 2 and 3 (threshold 1, so all three spike in step 0);
 A excites output Y and inhibits Z, B does the opposite, C excites Z a little. Who decides depends on the order.

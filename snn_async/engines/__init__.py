@@ -1,4 +1,4 @@
-"""Engines: several implementations of one contract (DESIGN section 6), chosen by `backend=`."""
+"""Engines: several implementations of one contract (docs/design.md, section 6), chosen by `backend=`."""
 
 from snn_async.engines.contract import Engine, Execution
 from snn_async.errors import OptionError, UnsupportedByEngineError

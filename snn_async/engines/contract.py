@@ -180,6 +180,6 @@ class Engine(Protocol):
     ) -> Gradients:
         """Return the adjoints given those of `simulation.spikes` and `.potentials`, (T, B, N) or None.
 
-        The gradient is that of DESIGN section 5: the masked sum, differentiated at decisive evaluations.
+        The gradient is that of docs/design.md, section 5: the masked sum, differentiated at decisive evaluations.
         """
         ...

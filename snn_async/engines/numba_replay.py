@@ -1,4 +1,4 @@
-"""The numba engine's gradient: the masked sum of DESIGN section 5, differentiated by hand.
+"""The numba engine's gradient: the masked sum of docs/design.md, section 5, differentiated by hand.
 
 Within a timestep, populations go in reverse topological order: a population's adjoints need only its
 targets'. The adjoint of a current that lands on neuron i in forward step d is that of i's first decisive

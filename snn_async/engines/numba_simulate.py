@@ -1,4 +1,4 @@
-"""The numba engine's event loop: the rules of DESIGN section 3, compiled, one chunk of samples per call."""
+"""The numba engine's event loop: the rules of docs/design.md, section 3, compiled, one chunk of samples per call."""
 
 from snn_async.engines.numba_records import (
     AMPLITUDE,

@@ -1,4 +1,4 @@
-"""The oracle: the masked sum of DESIGN section 5, computed from an event log and left to autograd.
+"""The oracle: the masked sum of docs/design.md, section 5, computed from an event log and left to autograd.
 
     u_i = base_i + b_i + sum_j w_ji s_j [ j was delivered to i no later than i's decisive evaluation ]
     s_i = H(u_i - threshold_i)

@@ -1,4 +1,4 @@
-"""The rules of DESIGN section 3, one sample at a time, written to be read."""
+"""The rules of docs/design.md, section 3, one sample at a time, written to be read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

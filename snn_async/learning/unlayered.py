@@ -1,4 +1,4 @@
-"""Unlayered backprop: the gradient of an asynchronous run (DESIGN section 5; Koopman et al., TMLR 2025)."""
+"""Unlayered backprop: the gradient of an asynchronous run (docs/design.md, section 5; Koopman et al., TMLR 2025)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
