@@ -1,10 +1,11 @@
 """Asynchronous execution beside layered snnTorch and SpikingJelly, interleaved in one process.
 
-    python -m benchmarks.layered_vs_async [--rounds 15] [--spike-density 0.03] [--hidden 64 64 64]
+    python -m benchmarks.layered_vs_async [--rounds 15] [--threads 2] [--spike-density 0.03] [--hidden 64 64 64]
 
 Prints forward and forward+backward milliseconds (median over rounds), their ratio to layered snnTorch in the
-same round (median of ratios, so that a busy machine slows both sides), and peak memory above the imports,
-measured in a process of its own.
+same round (median of ratios), and peak memory above the imports, measured in a process of its own. Read the
+ratios from an idle machine only, the load is printed with them: torch's thread pool suffers far more from busy
+cores than the engine's.
 """
 
 import argparse
@@ -140,7 +141,9 @@ def main() -> None:
     parser.add_argument("--timesteps", type=int, default=10)
     parser.add_argument("--hidden", type=int, nargs="+", default=[64, 64, 64])
     parser.add_argument("--memory", help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args()
+    torch.set_num_threads(given.threads)
     sizes = [2312, *given.hidden, 10]
     generator = torch.Generator().manual_seed(0)
     x = (
@@ -154,11 +157,13 @@ def main() -> None:
             forward_backward(small_model, small_step)
         print(memory_of(lambda: forward_backward(model, step)))
         return
+    load = os.getloadavg()[0]
     results = timings(named, given.rounds)
     base = results["snnTorch layered"]
     print(
         f"{'-'.join(map(str, sizes))}, batch {given.batch}, T = {given.timesteps}, "
-        f"{given.spike_density:.0%} input spikes, {torch.get_num_threads()} threads, torch {torch.__version__}"
+        f"{given.spike_density:.0%} input spikes, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"load {load:.1f} before"
     )
     print(f"{'':22}{'forward':>16}{'':8}{'forward+backward':>18}{'':8}{'peak':>8}")
     for name, (ahead, both) in results.items():
