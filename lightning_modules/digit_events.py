@@ -14,7 +14,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from lightning_modules.event_data import EventData
 from lightning_modules.event_frames import Frames, bin_archive
 from lightning_modules.files import check_writable
-from snn_async.data.archive import EventArchive, read_npz, write_npz
+from snn_async.data.archive import Recordings, read_npz, write_npz
 from snn_async.data.camera import SaccadeCamera
 from snn_async.data.events import SensorSize
 from snn_async.data.options import at_least
@@ -71,13 +71,13 @@ class DigitEvents(EventData):
         return 10
 
     @cached_property
-    def archive(self) -> EventArchive:
+    def archive(self) -> Recordings:
         """The recordings' events, before binning (simulated on first use)."""
         from sklearn.datasets import load_digits
 
         digits = load_digits()
         events, offset = self.camera.record(digits.images / 16, np.random.default_rng(self.camera_seed))
-        return EventArchive(events, offset, digits.target.astype(np.int64))
+        return Recordings(events, offset, digits.target.astype(np.int64))
 
     @property
     def cache_file(self) -> Path:

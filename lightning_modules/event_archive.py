@@ -7,8 +7,7 @@ import numpy as np
 
 from lightning_modules.event_data import EventData
 from lightning_modules.event_frames import Frames, bin_archive
-from snn_async.data.archive import EventArchive as Recordings
-from snn_async.data.archive import load_archive
+from snn_async.data.archive import Recordings, load_archive
 from snn_async.data.events import SensorSize, crop
 from snn_async.data.options import at_least, checked, plain
 from snn_async.errors import ConfigError

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from snn_async.data.archive import EventArchive
+from snn_async.data.archive import Recordings
 from snn_async.data.events import SensorSize, bin_events
 from snn_async.errors import DataError
 
@@ -60,7 +60,7 @@ def time_first(batch: Batch) -> Batch:
     return Batch(x, batch.y, batch.sample_ids)
 
 
-def bin_archive(archive: EventArchive, sensor_size: SensorSize, window_us: int, frames: int) -> Frames:
+def bin_archive(archive: Recordings, sensor_size: SensorSize, window_us: int, frames: int) -> Frames:
     """Return every recording's event counts in `frames` windows of `window_us` microseconds from t = 0.
 
     Raises:

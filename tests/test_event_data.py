@@ -11,11 +11,11 @@ import tonic
 import torch
 
 from lightning_modules.digit_events import DigitEvents
-from lightning_modules.event_archive import EventArchive as ArchiveModule
+from lightning_modules.event_archive import EventArchive
 from lightning_modules.event_frames import Batch, Frames, time_first
 from lightning_modules.event_split import Split
 from lightning_modules.quiet import quiet_lightning
-from snn_async.data.archive import KEYS, EventArchive, load_archive, save_archive, write_npz
+from snn_async.data.archive import KEYS, Recordings, load_archive, save_archive, write_npz
 from snn_async.data.camera import SaccadeCamera
 from snn_async.data.events import EVENT_DTYPE, bin_events, check_events, crop
 from snn_async.errors import ConfigError, DataError
@@ -223,7 +223,7 @@ def test_a_damaged_file_is_refused(damage, path):
 
 def test_an_unwritable_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    empty = EventArchive(np.zeros(0, EVENT_DTYPE), np.array([0, 0]), np.array([0]))
+    empty = Recordings(np.zeros(0, EVENT_DTYPE), np.array([0, 0]), np.array([0]))
     with pytest.raises(ConfigError, match="cannot be written"):
         save_archive(tmp_path / "file" / "a.npz", empty)
 
@@ -282,26 +282,26 @@ def test_folds_cover_everything_once():
 )
 def test_options_are_refused_at_construction(options, says):
     with pytest.raises(ConfigError, match=says):
-        ArchiveModule(**{"path": "a.npz", "sensor_size": [3, 5], **options})
+        EventArchive(**{"path": "a.npz", "sensor_size": [3, 5], **options})
 
 
 def test_numpys_numbers_are_options_too(path):
     options = {"folds": np.int64(4), "fold": np.int8(1), "batch_size": np.int64(7), "first_ms": np.float32(5)}
-    module = ArchiveModule(str(path), np.array([3, 5]), val_fraction=np.float32(0), **options)
+    module = EventArchive(str(path), np.array([3, 5]), val_fraction=np.float32(0), **options)
     assert next(iter(module.test_dataloader())).x.shape[1] == 7
     assert DigitEvents(camera=SaccadeCamera(np.int64(20))).cache_file == DigitEvents().cache_file
 
 
 def test_too_few_recordings_for_the_folds(path):
     with pytest.raises(DataError, match=r"40 recordings, \[10, 10, 10, 10\] per class.*fewer folds"):
-        ArchiveModule(str(path), [3, 5], folds=12).setup()
+        EventArchive(str(path), [3, 5], folds=12).setup()
 
 
 # --- DataModules
 
 
 def test_archive_batches_have_time_first_and_ids(path):
-    module = ArchiveModule(str(path), [3, 5], time_window_us=1000, val_fraction=0.1, test_fraction=0.2)
+    module = EventArchive(str(path), [3, 5], time_window_us=1000, val_fraction=0.1, test_fraction=0.2)
     assert (module.sensor_size, module.input_shape, module.timesteps, module.num_classes) == (
         SENSOR,
         (2, 3, 5),
@@ -327,29 +327,29 @@ class Echo(pl.LightningModule):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_lightning_predicts_in_order(path, workers):
-    module = ArchiveModule(str(path), [3, 5], test_fraction=0.4, batch_size=3, num_workers=workers)
+    module = EventArchive(str(path), [3, 5], test_fraction=0.4, batch_size=3, num_workers=workers)
     with quiet_lightning():
         trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
         assert torch.cat(trainer.predict(Echo(), datamodule=module)).tolist() == module.parts["test"].tolist()
 
 
 def test_parts_may_be_empty(path):
-    module = ArchiveModule(str(path), [3, 5], val_fraction=0, test_fraction=0)
+    module = EventArchive(str(path), [3, 5], val_fraction=0, test_fraction=0)
     assert len(module.train_dataloader().dataset) == 40 and module.val_dataloader() == []
     with pytest.raises(ConfigError, match="test_fraction=0 leaves no test set"):
         module.test_dataloader()
 
 
 def test_training_batches_cover_the_part_in_another_order_each_time(path):
-    module = ArchiveModule(str(path), [3, 5], val_fraction=0, batch_size=8)
+    module = EventArchive(str(path), [3, 5], val_fraction=0, batch_size=8)
     loader, part = module.train_dataloader(), module.parts["train"].tolist()
     first, second = (torch.cat([batch.sample_ids for batch in loader]).tolist() for _ in range(2))
     assert sorted(first) == sorted(second) == part and first != second
 
 
 def test_first_ms_crops_inside_a_window(path):
-    whole = ArchiveModule(str(path), [3, 5], time_window_us=1000).frames
-    module = ArchiveModule(str(path), [3, 5], time_window_us=1000, first_ms=2.5)
+    whole = EventArchive(str(path), [3, 5], time_window_us=1000).frames
+    module = EventArchive(str(path), [3, 5], time_window_us=1000, first_ms=2.5)
     time = load_archive(path).events["t"]
     assert module.timesteps == 3 and module.frames.counts.sum() == (time < 2500).sum()
     assert (module.frames.counts[:, :2] == whole.counts[:, :2]).all()
@@ -358,16 +358,16 @@ def test_first_ms_crops_inside_a_window(path):
 def test_binarize_clips(path):
     options = {"path": str(path), "sensor_size": [3, 5], "time_window_us": 10_000}
     counts, clipped = (
-        ArchiveModule(**options).frames.counts,
-        ArchiveModule(**options, binarize=True).frames.counts,
+        EventArchive(**options).frames.counts,
+        EventArchive(**options, binarize=True).frames.counts,
     )
     assert counts.max() > 1 and (clipped == counts.clamp(max=1)).all()
 
 
 def test_counts_above_255_are_kept(tmp_path):
     events = np.zeros(300, EVENT_DTYPE)
-    save_archive(tmp_path / "hot.npz", EventArchive(events, np.array([0, 300]), np.array([0])))
-    module = ArchiveModule(str(tmp_path / "hot.npz"), [1, 1], val_fraction=0, test_fraction=0)
+    save_archive(tmp_path / "hot.npz", Recordings(events, np.array([0, 300]), np.array([0])))
+    module = EventArchive(str(tmp_path / "hot.npz"), [1, 1], val_fraction=0, test_fraction=0)
     assert next(iter(module.train_dataloader())).x.max() == 300
 
 
@@ -375,9 +375,9 @@ def test_times_that_do_not_start_near_zero_are_refused(tmp_path, arrays):
     arrays["t"] = arrays["t"].astype(np.int64) + 10**9
     np.savez(tmp_path / "late.npz", **arrays)
     with pytest.raises(DataError, match="no recording has an event in the first 10000 us"):
-        ArchiveModule(str(tmp_path / "late.npz"), [3, 5], first_ms=10).setup()
+        EventArchive(str(tmp_path / "late.npz"), [3, 5], first_ms=10).setup()
     with pytest.raises(DataError, match="more than 8 GiB"):
-        ArchiveModule(str(tmp_path / "late.npz"), [3, 5], time_window_us=1).setup()
+        EventArchive(str(tmp_path / "late.npz"), [3, 5], time_window_us=1).setup()
 
 
 def test_collating_swaps_batch_and_time():

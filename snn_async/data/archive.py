@@ -16,7 +16,7 @@ MAX_CLASSES = 2**16
 
 
 @dataclass(frozen=True)
-class EventArchive:
+class Recordings:
     """The events of N recordings.
 
     Attributes:
@@ -38,7 +38,7 @@ class EventArchive:
         return self.events[self.offset[recording] : self.offset[recording + 1]]
 
 
-def save_archive(path: str | Path, archive: EventArchive) -> None:
+def save_archive(path: str | Path, archive: Recordings) -> None:
     """Write `archive` with the keys x, y, p, t, offset and label; an existing file is replaced at once.
 
     Raises:
@@ -48,7 +48,7 @@ def save_archive(path: str | Path, archive: EventArchive) -> None:
     write_npz(path, **fields, offset=archive.offset, label=archive.label)
 
 
-def load_archive(path: str | Path, sensor_size: SensorSize | None = None) -> EventArchive:
+def load_archive(path: str | Path, sensor_size: SensorSize | None = None) -> Recordings:
     """Read and check an archive.
 
     Args:
@@ -66,7 +66,7 @@ def load_archive(path: str | Path, sensor_size: SensorSize | None = None) -> Eve
         events = pack_events({name: arrays[name] for name in FIELDS}, offset, sensor_size)
     except DataError as error:
         raise DataError(f"event archive {path}: {error}") from None
-    return EventArchive(events, offset, label)
+    return Recordings(events, offset, label)
 
 
 def read_npz(path: str | Path, keys: Sequence[str]) -> dict[str, NDArray]:
