@@ -1,11 +1,95 @@
-"""Does a checkpoint belong to this network? Asked before anything is loaded."""
+"""Is a file a checkpoint, and does it belong to this network? Asked before anything is loaded."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
+import torch
 from torch import Tensor
 
-from snn_async.errors import CheckpointError
+from snn_async.errors import CheckpointError, ConfigError
+
+REQUIRED = ("pytorch-lightning_version", "epoch", "global_step", "loops")  # by Lightning
+PROGRESS = ("optimizer_states", "lr_schedulers")  # what resuming needs too
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint file holds.
+
+    Raises:
+        ConfigError: if there is no such file.
+        CheckpointError: if it is damaged or no checkpoint.
+    """
+    if not path.is_file():
+        raise ConfigError(
+            f"ckpt_path={str(path)!r} is no file; give the path of a checkpoint made by `snn-async fit`"
+        )
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"{str(path)!r} is damaged or no checkpoint ({type(error).__name__})"
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(f"{str(path)!r} holds a {type(checkpoint).__name__}, no checkpoint")
+    return checkpoint
+
+
+def network_of(checkpoint: Mapping[str, Any], where: str) -> dict[str, Tensor]:
+    """Return the parameters and buffers in a checkpoint.
+
+    Raises:
+        CheckpointError: if it holds none, or something else in their place.
+    """
+    saved = checkpoint.get("state_dict")
+    if not isinstance(saved, dict):
+        raise CheckpointError(f"{where} holds no network; give one made by `snn-async fit`")
+    for key, value in saved.items():
+        if not isinstance(value, Tensor):
+            raise CheckpointError(f"{where} is damaged: {key} is a {type(value).__name__}, not a tensor")
+    return saved
+
+
+def check_loadable(checkpoint: Mapping[str, Any], module: pl.LightningModule, resume: bool) -> None:
+    """Ask whether `module` can be loaded from a checkpoint, and go on training with it if `resume`.
+
+    Raises:
+        CheckpointError: if not.
+    """
+    where = "the checkpoint"
+    check_architecture(network_of(checkpoint, where), module.state_dict(), where)
+    missing = [name for name in (REQUIRED + PROGRESS if resume else REQUIRED) if name not in checkpoint]
+    if missing:
+        raise CheckpointError(f"{where} has no {missing[0]!r}; give one made by `snn-async fit`")
+    if not resume:
+        return
+    own: Any = module.configure_optimizers()
+    own = own if isinstance(own, dict) else {"optimizer": own}
+    # The scheduler first, as it leaves its mark in the optimizer's state.
+    for name, key in (("lr_scheduler", "lr_schedulers"), ("optimizer", "optimizer_states")):
+        part = own.get(name)
+        part = part["scheduler"] if isinstance(part, dict) else part
+        if not _same_kind(checkpoint[key], [] if part is None else [part.state_dict()]):
+            raise CheckpointError(
+                f"{where} was made with another {name}; take the one it was made with, or start without it"
+            )
+
+
+def _same_kind(saved: Any, own: list[dict[str, Any]]) -> bool:
+    """Whether states of optimizers or schedulers have no option that the own ones lack."""
+    if not isinstance(saved, list) or len(saved) != len(own):
+        return False
+    return all(
+        isinstance(old, dict)
+        and old.keys() <= new.keys()
+        and len(old.get("param_groups", ())) == len(new.get("param_groups", ()))
+        and all(
+            a.keys() <= b.keys() and len(a["params"]) == len(b["params"])
+            for a, b in zip(old.get("param_groups", ()), new.get("param_groups", ()), strict=True)
+        )
+        for old, new in zip(saved, own, strict=True)
+    )
 
 
 def check_architecture(saved: Mapping[str, Any], own: Mapping[str, Tensor], where: str) -> None:

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_modules.checkpoints import check_architecture
+from lightning_modules.blame import blame
+from lightning_modules.checkpoints import check_architecture, network_of
 from lightning_modules.epoch_seeds import EpochSeeds
 from lightning_modules.losses import RateLoss
 from lightning_modules.models import make_model
 from snn_async import AsyncRun, asynchronize
-from snn_async.errors import CheckpointError, OptionError
+from snn_async.errors import ConfigError, DataError, OptionError
 
 Batch = Sequence[Tensor]
 
@@ -89,13 +90,17 @@ class SpikingClassifier(pl.LightningModule):
         )
         graph = self.net.graph
         readout = graph.populations[graph.index[graph.output]]
-        self.reads_spikes = readout.neuron.spiking
+        self.classes = readout.size
         self.hidden = tuple(p.name for p in graph.populations if p.name != graph.output)
+        if spike_penalty and not self.hidden:
+            raise OptionError(
+                f"spike_penalty={spike_penalty}: the network has no hidden neurons; leave it out"
+            )
         self.loss = loss or RateLoss()
         self.make_optimizer, self.make_lr_scheduler = optimizer, lr_scheduler
         self.spike_penalty = spike_penalty
         self.accuracies = nn.ModuleDict(
-            {f"{stage}_accuracy": MulticlassAccuracy(readout.size, average="micro") for stage in STAGES}
+            {f"{stage}_accuracy": MulticlassAccuracy(self.classes, average="micro") for stage in STAGES}
         )
         self.samples_seen = 0
 
@@ -121,25 +126,35 @@ class SpikingClassifier(pl.LightningModule):
         return {"sample_id": ids, "class": counts.argmax(1), "counts": counts, "forward_steps": steps}
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(self.parameters())
+        with blame("optimizer"):
+            optimizer = self.make_optimizer(self.parameters())
         if self.make_lr_scheduler is None:
             return optimizer
-        scheduler = self.make_lr_scheduler(optimizer)
+        with blame("lr_scheduler"):
+            scheduler = self.make_lr_scheduler(optimizer)
         if isinstance(scheduler, ReduceLROnPlateau):
             return {
                 "optimizer": optimizer,
                 "lr_scheduler": {"scheduler": scheduler, "monitor": scheduler.monitor},
             }
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            raise ConfigError(
+                "lr_scheduler: torch's ReduceLROnPlateau does not say what to follow; take "
+                "class_path pytorch_lightning.cli.ReduceLROnPlateau with monitor: train_loss"
+            )
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
+        with blame("lr_scheduler"):
+            super().lr_scheduler_step(scheduler, metric)
 
     def configure_callbacks(self) -> list[pl.Callback]:
         return [EpochSeeds()]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raise CheckpointError unless the checkpoint's network has this one's parameters."""
-        if "state_dict" not in checkpoint:
-            raise CheckpointError("the checkpoint holds no network; pass one made by `snn-async fit`")
-        check_architecture(checkpoint["state_dict"], self.state_dict(), "the checkpoint")
+        where = "the checkpoint"
+        check_architecture(network_of(checkpoint, where), self.state_dict(), where)
 
     def on_validation_epoch_start(self) -> None:
         self.samples_seen = 0
@@ -151,10 +166,11 @@ class SpikingClassifier(pl.LightningModule):
         self.samples_seen = 0
 
     def _step(self, batch: Batch, stage: str, sample_ids: Tensor | None) -> Tensor:
-        x, y = batch[0], batch[1]
+        x, y = self.labelled(batch)
         run = self.net.run(x, sample_ids=sample_ids, record=self.hidden if self.spike_penalty else ())
         outputs = self._outputs(run)
-        loss = self.loss(outputs, y).reshape(())
+        with blame("loss"):
+            loss = self.loss(outputs, y).reshape(())
         if self.spike_penalty:
             hidden = torch.stack([record.spikes.sum() for record in run.records.values()])
             loss = loss + self.spike_penalty * hidden.sum() / len(y)
@@ -173,8 +189,21 @@ class SpikingClassifier(pl.LightningModule):
         log(f"{stage}_spikes", spikes)
         log(f"{stage}_forward_steps", steps)
 
+    def labelled(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return x and y of a batch; DataError if it has no labels or others than the network's outputs."""
+        if not isinstance(batch, list | tuple) or len(batch) < 2:
+            raise DataError("batches hold no labels; give (x, y) or (x, y, sample_ids)")
+        x, y = batch[0], batch[1]
+        if y.ndim != 1 or y.is_floating_point() or len(y) and not 0 <= y.min() <= y.max() < self.classes:
+            raise DataError(
+                f"labels of shape {tuple(y.shape)} and type {y.dtype} from {y.min()} to {y.max()} do not fit a "
+                f"network with {self.classes} outputs; give one class per sample, (B,), from 0 to "
+                f"{self.classes - 1}, or the network more outputs"
+            )
+        return x, y
+
     def _outputs(self, run: AsyncRun) -> Tensor:
-        return run.spikes if self.reads_spikes else run.potentials
+        return run.output
 
     def _sample_ids(self, batch: Batch) -> Tensor:
         first, self.samples_seen = self.samples_seen, self.samples_seen + batch[0].shape[1]

@@ -4,19 +4,19 @@ import csv
 from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from lightning_modules.blame import blame
+from lightning_modules.checkpoints import check_loadable, read_checkpoint
 from lightning_modules.classifier import SpikingClassifier
 from lightning_modules.files import check_writable, write_whole
 from lightning_modules.quiet import quiet_lightning
-from snn_async.errors import CheckpointError, ConfigError
+from lightning_modules.rehearsal import rehearse
 
-KEYWORDS = ("best", "last", "hpc", "registry")  # Lightning's own values of --ckpt_path
+KEYWORDS = ("last", "hpc", "registry")  # Lightning's own values of --ckpt_path; registry:NAME too
 
 
 class SnnAsyncCLI(LightningCLI):
@@ -25,15 +25,23 @@ class SnnAsyncCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
-        check_writable(Path(config.trainer.default_root_dir or "."))
-        checkpoint = config.get("ckpt_path")
+        check_writable(Path(config.trainer.default_root_dir or ".") / "logs")
+        path = config.get("ckpt_path")
         self.checkpoint: dict[str, Any] | None = None
-        if checkpoint and not str(checkpoint).startswith(KEYWORDS):
-            self.checkpoint = read_checkpoint(Path(checkpoint))
+        if path and str(path) not in KEYWORDS and not str(path).startswith("registry:"):
+            self.checkpoint = read_checkpoint(Path(path))
+
+    def instantiate_classes(self) -> None:
+        with blame("configuration"):
+            super().instantiate_classes()
 
     def after_instantiate_classes(self) -> None:
         if self.checkpoint is not None:  # Lightning asks too, but only after it has made a log folder
-            self.model.on_load_checkpoint(self.checkpoint)
+            check_loadable(self.checkpoint, self.model, resume=self.subcommand == "fit")
+
+    def _set_seed(self) -> None:
+        with blame("seed_everything"):
+            super()._set_seed()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
@@ -44,10 +52,13 @@ class SnnAsyncCLI(LightningCLI):
             kwargs["logger"] = [files, board]
         if config.get("enable_progress_bar") is not False:
             kwargs["callbacks"] = [*(config.get("callbacks") or []), RichProgressBar()]
-        try:
+        with blame("trainer"):
             return super().instantiate_trainer(**kwargs)
-        except MisconfigurationException as error:
-            raise ConfigError(f"trainer: {error}") from error
+
+    def before_fit(self) -> None:
+        options = self._get(self.config_init, "trainer")
+        validate = options.limit_val_batches != 0
+        rehearse(self.model, self.datamodule, validate, accelerator=options.accelerator, devices=1)
 
     def after_fit(self) -> None:
         print(f"logs, configuration and checkpoints: {self.trainer.log_dir}")
@@ -85,28 +96,6 @@ def lightning_command(arguments: list[str]) -> None:
             load_from_checkpoint_support=False,
             parser_kwargs=messages | {command: dict(messages) for command in commands},
         )
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return what a checkpoint file holds.
-
-    Raises:
-        ConfigError: if there is no such file.
-        CheckpointError: if it is damaged or no checkpoint.
-    """
-    if not path.is_file():
-        raise ConfigError(
-            f"ckpt_path={str(path)!r} is no file; give the path of a checkpoint made by `snn-async fit`"
-        )
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(
-            f"{str(path)!r} is damaged or no checkpoint ({type(error).__name__})"
-        ) from error
-    if not isinstance(checkpoint, dict):
-        raise CheckpointError(f"{str(path)!r} holds a {type(checkpoint).__name__}, no checkpoint")
-    return checkpoint
 
 
 def _write_predictions(path: Path, batches: list[Any]) -> None:

@@ -123,5 +123,7 @@ def test_bad_options_are_refused():
     ):
         with pytest.raises(OptionError):
             classifier(**options)
+    with pytest.raises(OptionError, match="no hidden neurons"):
+        SpikingClassifier(make_net().__class__(*make_net()[:3]), spike_penalty=0.1)
     with pytest.raises(OptionError, match="scale"):
         RateLoss(0)

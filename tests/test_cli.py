@@ -1,12 +1,23 @@
 """`snn-async fit ... predict`: what it writes, and one clear line for what it cannot do."""
 
 import csv
+import signal
 
 import pytest
 import torch
 import yaml
+from tiny_data import Patterns, TinyEvents, collate
+from torch.utils.data import DataLoader
 
 from lightning_modules.cli import main
+from lightning_modules.epoch_seeds import EpochSeeds
+
+TWO_CLASSES = "{inputs: 12, hidden: [4], classes: 2}"
+
+
+class Unlabelled(TinyEvents):
+    def _loader(self, seed, shuffle=False):
+        return DataLoader(Patterns(seed), batch_size=16, collate_fn=lambda items: collate(items)[:1])
 
 
 @pytest.fixture
@@ -84,7 +95,54 @@ def test_checkpoint_that_does_not_fit(tmp_path, config, capsys):
     assert "another architecture: net.model.1" in refused(
         capsys, "fit", "--config", config(), "--ckpt_path", str(tmp_path / "other.ckpt")
     )
+    (tmp_path / "last.file").write_bytes(b"no checkpoint")  # not Lightning's keyword "last"
+    assert "damaged" in refused(
+        capsys, "test", "--config", config(), "--ckpt_path", str(tmp_path / "last.file")
+    )
     assert not (tmp_path / "out").exists()
+
+
+def test_checkpoint_that_cannot_be_resumed(tmp_path, config, capsys):
+    main(["fit", "--config", config()])
+    made = next((tmp_path / "out" / "logs" / "version_0" / "checkpoints").glob("*.ckpt"))
+    whole, path = torch.load(made, weights_only=True), tmp_path / "changed.ckpt"
+
+    def resume(checkpoint, *options):
+        torch.save(checkpoint, path)
+        return refused(capsys, "fit", "--config", config(), "--ckpt_path", str(path), *options)
+
+    assert "holds no network" in resume(whole["state_dict"])
+    assert "has no 'pytorch-lightning_version'" in resume({"state_dict": whole["state_dict"]})
+    assert "is a int, not a tensor" in resume(whole | {"state_dict": dict.fromkeys(whole["state_dict"], 1)})
+    assert "another optimizer" in resume(whole, "--model.optimizer", "torch.optim.Adam")
+    assert "another lr_scheduler" in resume(whole, "--model.lr_scheduler", "null")
+    assert [p.name for p in (tmp_path / "out" / "logs").iterdir()] == ["version_0"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--model.optimizer.lr=-1", "optimizer: ValueError: Invalid learning rate"),
+        ("--model.lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau", "monitor: train_loss"),
+        ("--model.loss=torch.nn.CrossEntropyLoss", "loss: ValueError: Expected input batch_size"),
+        (f"--model.network=lightning_modules.models:mlp --model.network_args={TWO_CLASSES}", "from 0 to 1"),
+        ("--data=test_cli.Unlabelled", "batches hold no labels"),
+        ("--trainer.accelerator=foo", "trainer: ValueError"),
+        (f"--seed_everything={2**70}", "seed_everything: ValueError"),
+    ],
+)
+def test_what_would_fail_in_training_fails_before(tmp_path, config, capsys, options, message):
+    options = [f"--{option}" for option in options.removeprefix("--").split(" --")]
+    assert message in refused(capsys, "fit", "--config", config(), *options)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_during_training_is_one_line(config, capsys, monkeypatch, sent, code):
+    monkeypatch.setattr(EpochSeeds, "on_train_batch_end", lambda *_: signal.raise_signal(sent))
+    with pytest.raises(SystemExit) as exit:
+        main(["fit", "--config", config()])
+    assert exit.value.code == code and capsys.readouterr().err == "snn-async: interrupted\n"
 
 
 def test_bad_configuration_is_one_line(tmp_path, config, capsys):
@@ -100,6 +158,10 @@ def test_bad_configuration_is_one_line(tmp_path, config, capsys):
 def test_output_that_cannot_be_written(tmp_path, config, capsys):
     (tmp_path / "file").touch()
     place = str(tmp_path / "file" / "out")
+    (tmp_path / "logs").touch()
+    assert "logs' is a file" in refused(
+        capsys, "fit", "--config", config(), "--trainer.default_root_dir", str(tmp_path)
+    )
     assert "cannot write" in refused(capsys, "fit", "--config", config(), "--trainer.default_root_dir", place)
 
 

@@ -4,6 +4,7 @@ import csv
 import re
 
 import pytest
+import torch
 import yaml
 
 from lightning_modules.cli import main
@@ -54,7 +55,7 @@ def test_writes_everything_and_a_second_call_trains_nothing(tmp_path, config, mo
     assert page.count("data:image/png;base64,") == 4 and not re.search(r'src="(?!data:)', page)
     assert all((out / name).stat().st_size > 5000 for name in FIGURES)
     monkeypatch.setattr(run, "train", None)
-    monkeypatch.setattr(run, "evaluate", None)
+    monkeypatch.setattr(run, "write_rows", None)
     main(["compare", "--config", config])
     assert (out / "results.csv").read_bytes() == first
     assert re.search(r"momentum +random +2 +output +[0-9.]+ ± [0-9.]+", capsys.readouterr().out)
@@ -101,7 +102,80 @@ def test_refusals_leave_nothing(tmp_path, config, capsys):
     assert "cannot write" in refused(capsys, "--config", config, "--output", str(tmp_path / "file" / "out"))
     assert "unrecognized" in refused(capsys, "--config", config, "--training.epocs", "3")
     assert "tiny_data:nope" in refused(capsys, "--config", config, "--model", "tiny_data:nope")
+    assert "ZeroDivisionError" in refused(capsys, "--config", config, *SCHEDULER)
+    assert "max_forward_steps=1 " in refused(capsys, "--config", config, "--execution.max_forward_steps", "1")
+    assert f"seeds: {2**70}" in refused(capsys, "--config", config, "--seeds", f"[{2**70}]")
     assert "change model_args" in refused(capsys, "--config", config, "--model_args", "{depth: 3}")
     assert "folds" in refused(capsys, "--config", config, "--folds", "3")
     assert "stop='never'" in refused(capsys, "--config", config, "--evaluation.stops", "[never]")
     assert not (tmp_path / "out").exists()
+
+
+SCHEDULER = ("--training.lr_scheduler", "StepLR", "--training.lr_scheduler.step_size", "0")
+SMALL = ("--training.methods", "[layered]", "--evaluation.executions", "[layered, random]", "--seeds", "[0]")
+
+
+def test_a_factory_that_raises_is_blamed_with_its_line(tmp_path, config, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mine.py").write_text("def make(width):\n    return {}['layers']\n")
+    (tmp_path / "worse.py").write_text("1 / 0\n")
+    error = refused(capsys, "--config", config, "--model", "mine:make")
+    assert f"KeyError: 'layers' ({tmp_path}/mine.py:2)" in error and "change model_args" not in error
+    error = refused(capsys, "--config", config, "--model", "worse:make")
+    assert f"ZeroDivisionError: division by zero ({tmp_path}/worse.py:1)" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_damaged_files_are_named_and_nothing_is_believed(tmp_path, config, capsys):
+    command = ("--config", config, *SMALL)
+    main(["compare", *command])
+    out = tmp_path / "out"
+    results, model, settings = (
+        out / "results.csv",
+        out / "models" / "layered_seed0.ckpt",
+        out / "settings.yaml",
+    )
+    whole = results.read_text()
+    lines = whole.splitlines(keepends=True)
+    for damaged in (
+        whole[:-9],
+        whole + lines[1],
+        whole + lines[1].replace("layered,0", "layered,7"),
+        whole.replace("spikes", "spokes", 1),
+        whole.replace(",48,", ",,", 1),
+        "",
+    ):
+        results.write_text(damaged)
+        assert "results.csv' is damaged" in refused(capsys, *command)
+    results.unlink()  # what the message says
+    main(["compare", *command])
+    assert results.read_text() == whole
+
+    for path, damage in (
+        (model, model.read_bytes()[:900]),
+        (model, b""),
+        (settings, b"\xff"),
+        (settings, b""),
+    ):
+        before = path.read_bytes()
+        path.write_bytes(damage)
+        error = refused(capsys, *command)
+        assert path.name in error and "--overwrite" in error
+        path.write_bytes(before)
+    torch.save({"epoch": 3}, model)
+    assert "layered_seed0.ckpt' holds no network" in refused(capsys, *command)
+
+
+def test_a_folder_without_a_model_takes_new_settings(tmp_path, config, capsys, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "train", interrupted)
+    for epochs in "23":
+        with pytest.raises(SystemExit) as exit:
+            main(["compare", "--config", config, "--training.epochs", epochs])
+        assert exit.value.code == 130
+    assert "epochs: 3" in (tmp_path / "out" / "settings.yaml").read_text()
+    (tmp_path / "out" / "models").rmdir()
+    (tmp_path / "out" / "models").touch()
+    assert "models' is a file" in refused(capsys, "--config", config)

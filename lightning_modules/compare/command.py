@@ -7,6 +7,7 @@ from typing import Any
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from pytorch_lightning import LightningDataModule
 
+from lightning_modules.blame import blame
 from lightning_modules.compare.data import make_data
 from lightning_modules.compare.run import compare
 from lightning_modules.compare.settings import CompareSettings
@@ -22,7 +23,8 @@ def compare_command(arguments: list[str]) -> None:
     config = parser.parse_args(arguments)
     record = _plain(config)
     data = config.data.clone(with_meta=False).as_dict()
-    made = parser.instantiate_classes(config)
+    with blame("settings"):
+        made = parser.instantiate_classes(config)
     settings = CompareSettings(**{name: made[name] for name in CompareSettings.__dataclass_fields__})
     compare(
         settings, lambda fold, folds: make_data(data, fold, folds), config.output, record, config.overwrite

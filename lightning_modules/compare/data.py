@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
+from lightning_modules.blame import blame
 from snn_async.errors import ConfigError
 
 
@@ -35,7 +36,8 @@ def make_data(
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningDataModule, "data")
     parsed = parser.parse_object({"data": {"class_path": config["class_path"], "init_args": arguments}})
-    return parser.instantiate_classes(parsed).data
+    with blame("data"):
+        return parser.instantiate_classes(parsed).data
 
 
 def held_out(data: LightningDataModule) -> Iterable[Sequence[Tensor]]:

@@ -24,6 +24,7 @@ MEASURES = {
     "neuron_updates": "evaluations of a neuron per sample",
     "spikes_NAME": "spikes per sample of population NAME",
 }
+OPTIONAL = ("first_output_step", "latency")  # blank for an output that never spikes
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,17 @@ class Row:
     condition: Condition
     measures: dict[str, float]
 
-    def cells(self) -> dict[str, str]:
-        """Return the row as text, six significant digits."""
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The values of `KEYS`, as text."""
         case, condition = self.case, self.condition
         fold = "" if case.fold is None else str(case.fold)
-        keys = (case.training, str(case.seed), fold, condition.execution, condition.size, condition.stop)
+        return case.training, str(case.seed), fold, condition.execution, condition.size, condition.stop
+
+    def cells(self) -> dict[str, str]:
+        """Return the row as text, six significant digits."""
         values = {name: "" if math.isnan(value) else f"{value:.6g}" for name, value in self.measures.items()}
-        return dict(zip(KEYS, keys, strict=True)) | values
+        return dict(zip(KEYS, self.keys, strict=True)) | values
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
@@ -56,28 +61,47 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
     write_whole(path, write)
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path, expected: Iterable[tuple[Case, Condition]], measures: Sequence[str]) -> list[Row]:
     """Return the rows of a results.csv, none if there is no such file.
 
+    Args:
+        expected: the rows that may be in it, each once.
+        measures: the columns after `KEYS`.
+
     Raises:
-        ConfigError: if it is not one that `write_rows` wrote.
+        ConfigError: if it is not, to the last character, one that `write_rows` wrote for this comparison.
     """
     if not path.exists():
         return []
+    waiting = {Row(*pair, {}).keys: pair for pair in expected}
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return [_row(cells) for cells in csv.DictReader(file)]
-    except (KeyError, ValueError, TypeError) as error:
-        raise ConfigError(f"{str(path)!r} is damaged ({error}); use another folder or --overwrite") from error
+            lines = file.readlines()
+        if not lines or not lines[-1].endswith("\n"):
+            raise ValueError("its end is missing")
+        header, *table = csv.reader(lines, strict=True)
+        if header != [*KEYS, *measures]:
+            raise ValueError(f"its columns should be {', '.join([*KEYS, *measures])}")
+        return [_row(cells, measures, waiting) for cells in table]
+    except (OSError, ValueError, csv.Error) as error:
+        raise ConfigError(
+            f"{str(path)!r} is damaged: {error}. Delete it to evaluate the models again, or use --overwrite to "
+            "train them again too"
+        ) from error
 
 
-def _row(cells: dict[str, str]) -> Row:
-    fold, size = cells["fold"], cells["forward_group_size"]
-    case = Case(cells["training"], int(cells["seed"]), int(fold) if fold else None)  # type: ignore[arg-type]
-    number = None if size in ("-", "all") else int(size)
-    condition = Condition(cells["execution"], number, cells["stop"])  # type: ignore[arg-type]
-    measures = {k: float(v) if v else float("nan") for k, v in cells.items() if k not in KEYS}
-    return Row(case, condition, measures)
+def _row(
+    cells: list[str], measures: Sequence[str], waiting: dict[tuple[str, ...], tuple[Case, Condition]]
+) -> Row:
+    """Return the row and take it from `waiting`."""
+    keys, values = tuple(cells[: len(KEYS)]), dict(zip(measures, cells[len(KEYS) :], strict=True))
+    if keys not in waiting:
+        raise ValueError(f"the row {','.join(keys)} is there twice or not of this comparison")
+    blank = [name for name, value in values.items() if not value and name not in OPTIONAL]
+    if blank:
+        raise ValueError(f"the row {','.join(keys)} has no {blank[0]}")
+    numbers = {name: float(value) if value else float("nan") for name, value in values.items()}
+    return Row(*waiting.pop(keys), numbers)
 
 
 def populations(rows: Sequence[Row]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from lightning_modules.blame import blame
 from lightning_modules.compare.data import held_out
 from lightning_modules.compare.drawing import draw
 from lightning_modules.compare.evaluate import evaluate, make_networks
@@ -28,6 +30,8 @@ from lightning_modules.compare.settings import CompareSettings
 from lightning_modules.compare.table import rich_table
 from lightning_modules.compare.train import load_model, make_classifier, model_path, train
 from lightning_modules.files import write_text
+from lightning_modules.quiet import quiet_lightning
+from lightning_modules.rehearsal import rehearse
 from snn_async.errors import ConfigError
 
 MakeData = Callable[[int | None, int | None], LightningDataModule]
@@ -56,9 +60,12 @@ def compare(
     console = console or Console()
     plan = cases(settings)
     data_of = lru_cache(maxsize=1)(lambda fold: make_data(fold, settings.folds))  # one fold in memory
-    _check(plan, settings, data_of(plan[0].fold))
+    measures = _check(plan, settings, data_of(plan[0].fold))
     open_folder(folder, dict(record), overwrite)
-    rows = read_rows(folder / RESULTS)
+    rows = read_rows(folder / RESULTS, product(plan, conditions(settings)), measures)
+    for case in plan:
+        if model_path(case, folder).exists():
+            load_model(case, settings, folder)  # a damaged one is told before the others are trained
     with _progress(console) as progress:
         _train_all(plan, settings, data_of, folder, progress)
         rows = _evaluate_all(plan, settings, data_of, folder, rows, progress)
@@ -71,17 +78,26 @@ def compare(
     return rows
 
 
-def _check(plan: list[Case], settings: CompareSettings, data: LightningDataModule) -> None:
-    """Raise what would be raised later, after hours and with files written."""
-    for case in {case.training: case for case in plan}.values():
-        classifier = make_classifier(case, settings)
-    networks = make_networks(classifier.net.model, conditions(settings), settings)
-    graph, classes = classifier.net.graph, getattr(data, "num_classes", None)
-    outputs = graph.populations[graph.index[graph.output]].size
+def _check(plan: list[Case], settings: CompareSettings, data: LightningDataModule) -> list[str]:
+    """Raise what would be raised later, after hours and with files written; return what is measured."""
+    representatives = {case.training: case for case in plan}.values()
+    classifiers = [make_classifier(case, settings) for case in representatives]
+    network, outputs = classifiers[0].net.model, classifiers[0].classes
+    networks = make_networks(network, conditions(settings), settings)
+    with blame("data"):
+        classes = getattr(data, "num_classes", None)
+        batch = next(iter(held_out(data)), None)
     if classes is not None and classes != outputs:
         raise ConfigError(f"the data have {classes} classes, but {settings.model!r} has {outputs} outputs")
-    x = next(iter(held_out(data)))[0]
-    next(iter(networks.values())).run(x[:1, :1])
+    if batch is None:
+        raise ConfigError("the data have no test samples to evaluate the models on")
+    classifiers[0].labelled(batch)
+    with blame("the first evaluation fails"):
+        tallies = evaluate(networks, [[batch[0][:, :1], *(part[:1] for part in batch[1:])]])
+    with quiet_lightning():
+        for classifier in classifiers:
+            rehearse(classifier, data, settings.training.select == "best", accelerator="cpu", devices=1)
+    return list(tallies[conditions(settings)[0]].measures())
 
 
 def _train_all(

@@ -113,6 +113,9 @@ class CompareSettings:
         ):
             if value is not None and value < 1:
                 raise ConfigError(f"{name}: {value} must be at least 1")
+        for seed in self.seeds:
+            if not 0 <= seed < 2**63:
+                raise ConfigError(f"seeds: {seed} must be between 0 and 2**63 - 1")
         for stop in evaluation.stops:
             make_stop_rule(stop)
         if self.folds is not None and self.folds != len(self.seeds):

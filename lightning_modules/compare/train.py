@@ -11,13 +11,14 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from torch import nn
 
-from lightning_modules.checkpoints import check_architecture
+from lightning_modules.checkpoints import check_architecture, network_of, read_checkpoint
 from lightning_modules.classifier import SpikingClassifier
 from lightning_modules.compare.plan import Case
 from lightning_modules.compare.settings import CompareSettings
 from lightning_modules.files import write_whole
 from lightning_modules.models import make_model
 from lightning_modules.quiet import quiet_lightning
+from snn_async.errors import CheckpointError
 
 
 class OnEpoch(pl.Callback):
@@ -86,7 +87,10 @@ def train(
             limit_val_batches=1.0 if best else 0,
             num_sanity_val_steps=0,
         )
-        trainer.fit(classifier, datamodule=data)
+        try:
+            trainer.fit(classifier, datamodule=data)
+        except SystemExit as error:  # Lightning's way to end after Ctrl-C and SIGTERM
+            raise KeyboardInterrupt from error
         if best:
             os.replace(keeper.best_model_path, model_path(case, folder))
         else:
@@ -104,11 +108,15 @@ def load_model(case: Case, settings: CompareSettings, folder: Path) -> nn.Module
     """Return the trained source model.
 
     Raises:
-        CheckpointError: if the factory makes another architecture than it did when the model was trained.
+        CheckpointError: if the file is damaged, or the factory makes another architecture than it did when
+            the model was trained.
     """
     classifier = make_classifier(case, settings)
     path = model_path(case, folder)
-    saved = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    check_architecture(saved, classifier.state_dict(), str(path))
+    try:
+        saved = network_of(read_checkpoint(path), repr(str(path)))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; delete it to train this model again, or use --overwrite") from error
+    check_architecture(saved, classifier.state_dict(), repr(str(path)))
     classifier.load_state_dict(saved)
     return classifier.net.model.eval()
