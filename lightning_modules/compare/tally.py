@@ -15,9 +15,8 @@ class Tally:
 
     def add(self, network: AsyncNetwork, run: AsyncRun, y: Tensor) -> None:
         """Count one run on samples of the classes y (B,)."""
-        graph, activity = network.graph, run.activity
-        spiking = graph.populations[graph.index[graph.output]].neuron.spiking
-        outputs = run.spikes if spiking else run.potentials
+        activity = run.activity
+        outputs = run.output
         first, steps = activity.first_output_step, activity.forward_steps
         fired = first >= 0
         answered = fired.any(0)
