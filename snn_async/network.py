@@ -154,8 +154,14 @@ class AsyncNetwork(nn.Module):
                 0, 1, ..., B - 1.
             record: populations whose spikes and potentials to return as well.
 
+        Returns:
+            Spikes and potentials, differentiable by unlayered backprop (docs/design.md, section 5), exact counts,
+            the state to continue from. `backward` raises GradientError if a surrogate's slope is not finite.
+
         Raises:
             InputError: for an input, state, sample ids or record that does not fit.
+            OptionError: for a seed that is no integer.
+            UnsupportedModelError: if the model changed since `asynchronize`, or a parameter is NaN or infinite.
             RunawayError: if a timestep exceeds `max_forward_steps`.
         """
         return self._run(self.execution, x, state, seed, sample_ids, record)
@@ -168,7 +174,10 @@ class AsyncNetwork(nn.Module):
         sample_ids: Sequence[int] | Tensor | None = None,
         record: Sequence[str] = (),
     ) -> AsyncRun:
-        """Run the same parameters with the barrier: equal to the source model's own run. See `run`."""
+        """Run the same parameters with the barrier: equal to the source model's own run.
+
+        Arguments, result and errors are those of `run`; no spike is left over, and no schedule is drawn.
+        """
         return self._run(self._layered_execution(), x, state, seed, sample_ids, record)
 
     def trace(
@@ -448,17 +457,17 @@ def asynchronize(
             `snn_async.schedulers.Scheduler` (reference engine only).
         forward_group_size: F, how many pending spikes are delivered per forward step; None for all.
         refractory: within a timestep, a neuron that spiked ignores later currents ("discard"), keeps them
-            ("integrate"), or may spike again ("off"). None, the default, is per neuron what keeps the layered
-            limit: "discard" for a hard reset that acts at once (it forgets the timestep's currents anyway),
-            "integrate" for every other reset (it keeps the surplus). So what a neuron carries to the next
-            timestep depends on its currents and on whether it spiked, not on their order. A drop-in layer's
-            own option comes first.
+            ("integrate"), or may spike again ("off"). None, the default, takes per neuron what keeps the layered
+            limit for its reset: "discard" for a hard reset that acts at once (it forgets the timestep's currents
+            anyway), "integrate" for every other (it keeps the surplus). What a neuron that spiked carries to the
+            next timestep is then the same as with the barrier, whatever the order of its currents. (With F = None
+            any mode equals layered execution.) A drop-in layer's own option comes first.
         refractory_dropout: probability that a spike leaves its neuron able to spike again; in training only.
         stop: when a timestep ends: "quiescent", "output" (first output spike), "output(k)" (k forward steps
             later), "after(n)" forward steps, or a rule from `snn_async.stopping`.
         leftover: what is pending when a timestep ends: "drop" it or "carry" it over.
-        input: "prioritized": a timestep's input is delivered at once in forward step 0; "queued": input events
-            compete for the F places like spikes, with their amplitude for a potential.
+        input: "prioritized": a timestep's input is delivered at once in forward step 0; "queued": step 0 only
+            queues it, and input events compete for the F places like spikes, their amplitude for a potential.
         momentum_noise: with "momentum", adds this times U(0, 1) to the potentials.
         max_forward_steps: per timestep; exceeding it is an error.
         backend: "reference", "numba", or "auto" (`net.backend` says which it chose).

@@ -32,7 +32,7 @@ class Output:
 
 @dataclass(frozen=True)
 class After:
-    """After `steps` forward steps; step 0 counts, so `After(1)` delivers the input only."""
+    """After `steps` forward steps; step 0 counts, so `After(1)` delivers (or, if queued, queues) the input only."""
 
     steps: int
 
