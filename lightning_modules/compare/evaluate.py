@@ -40,6 +40,6 @@ def evaluate(
             ids = batch[2] if len(batch) > 2 else torch.arange(seen, seen + len(y))
             seen += len(y)
             for condition, network in networks.items():
-                tallies[condition].add(network, network.run(x, sample_ids=ids), y)
+                tallies[condition].add(network.run(x, sample_ids=ids), y)
                 report()
     return tallies

@@ -4,7 +4,7 @@ from collections import Counter
 
 from torch import Tensor
 
-from snn_async import AsyncNetwork, AsyncRun
+from snn_async import AsyncRun
 
 
 class Tally:
@@ -13,7 +13,7 @@ class Tally:
     def __init__(self) -> None:
         self.sums: Counter[str] = Counter()
 
-    def add(self, network: AsyncNetwork, run: AsyncRun, y: Tensor) -> None:
+    def add(self, run: AsyncRun, y: Tensor) -> None:
         """Count one run on samples of the classes y (B,)."""
         activity = run.activity
         outputs = run.output
