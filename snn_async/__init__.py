@@ -1,7 +1,8 @@
 """snn-async: run, train and compare spiking networks without layer synchronization."""
 
 from snn_async.errors import SnnAsyncError
-from snn_async.network import Activity, AsyncNetwork, AsyncRun, AsyncState, Record, asynchronize
+from snn_async.network import AsyncNetwork, asynchronize
+from snn_async.results import Activity, AsyncRun, AsyncState, Record
 
 __all__ = ["Activity", "AsyncNetwork", "AsyncRun", "AsyncState", "Record", "SnnAsyncError", "asynchronize"]
 __version__ = "0.1.0"

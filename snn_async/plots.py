@@ -10,7 +10,8 @@ from snn_async import checks
 from snn_async.engines.contract import Execution
 from snn_async.errors import InputError, OptionError
 from snn_async.graph import INPUT, Graph
-from snn_async.network import AsyncNetwork, AsyncRun, Record
+from snn_async.network import AsyncNetwork
+from snn_async.results import AsyncRun, Record
 from snn_async.trace import Trace, TraceEvent, TraceRow, describe_execution
 
 if TYPE_CHECKING:
