@@ -162,7 +162,7 @@ class Graph:
                 else type(neuron.module).__name__ + " (readout)"
             )
             end = f"  <- output, read by its {self.reads}" if population.name == self.output else ""
-            lines.append(f"{population.name} ({population.size} x {kind}){end}")
+            lines.append(f"{population.name} ({population.size} x {kind}: {_dynamics(neuron)}){end}")
         return "\n".join(lines)
 
     def _check(self) -> None:
@@ -224,6 +224,30 @@ def _topological(
         done.add(population.name)
         ordered.append(population)
     return tuple(ordered)
+
+
+def _dynamics(neuron: Neuron) -> str:
+    leak, gain, offset, threshold = (_range(value) for value in neuron.parameters())
+    parts = (
+        [f"leak {leak}"]
+        + ([f"gain {gain}"] if gain != "1" else [])
+        + ([f"offset {offset}"] if offset != "0" else [])
+    )
+    if not neuron.spiking:
+        return ", ".join(parts)
+    reset = {
+        "none": "no reset",
+        "subtract": "reset by subtraction",
+        "value": f"reset to {neuron.reset_value:g}",
+    }
+    when = "" if neuron.reset == "none" else " at the next timestep" if neuron.delayed_reset else " at once"
+    fires = "at" if neuron.inclusive else "above"
+    return ", ".join([*parts, f"fires {fires} {threshold}", reset[neuron.reset] + when])
+
+
+def _range(value: Tensor) -> str:
+    low, high = float(value.detach().min()), float(value.detach().max())
+    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
 
 
 def _describe(projection: Projection) -> str:

@@ -101,6 +101,7 @@ def test_refusals_leave_nothing(tmp_path, config, capsys):
     (tmp_path / "file").touch()
     assert "cannot write" in refused(capsys, "--config", config, "--output", str(tmp_path / "file" / "out"))
     assert "unrecognized" in refused(capsys, "--config", config, "--training.epocs", "3")
+    assert "unrecognized" in refused(capsys, "--config", config, "--training.epoch", "3")  # no abbreviations
     assert "tiny_data:nope" in refused(capsys, "--config", config, "--model", "tiny_data:nope")
     assert "ZeroDivisionError" in refused(capsys, "--config", config, *SCHEDULER)
     assert "max_forward_steps=1 " in refused(capsys, "--config", config, "--execution.max_forward_steps", "1")
@@ -119,7 +120,11 @@ def test_a_factory_that_raises_is_blamed_with_its_line(tmp_path, config, capsys,
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "mine.py").write_text("def make(width):\n    return {}['layers']\n")
     (tmp_path / "worse.py").write_text("1 / 0\n")
-    error = refused(capsys, "--config", config, "--model", "mine:make")
+    # the YAML's model_args are its own model's, not another one's
+    assert "missing a required argument: 'width'" in refused(
+        capsys, "--config", config, "--model", "mine:make"
+    )
+    error = refused(capsys, "--config", config, "--model", "mine:make", "--model_args", "{width: 3}")
     assert f"KeyError: 'layers' ({tmp_path}/mine.py:2)" in error and "change model_args" not in error
     error = refused(capsys, "--config", config, "--model", "worse:make")
     assert f"ZeroDivisionError: division by zero ({tmp_path}/worse.py:1)" in error

@@ -20,7 +20,7 @@ def compare_command(arguments: list[str]) -> None:
         ConfigError, ArgumentError: for settings that cannot be run; see `compare`.
     """
     parser = make_parser()
-    config = parser.parse_args(arguments)
+    config = parser.parse_args(_without_foreign_arguments(arguments))
     record = _plain(config)
     data = config.data.clone(with_meta=False).as_dict()
     with blame("settings"):
@@ -37,6 +37,7 @@ def make_parser() -> ArgumentParser:
         prog="snn-async compare",
         description="Train one architecture layered and unlayered; evaluate each model under each execution.",
         exit_on_error=False,
+        allow_abbrev=False,
     )
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML with any of the options below")
     parser.add_class_arguments(CompareSettings, None)
@@ -44,6 +45,14 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--output", type=Path, default=Path("results/compare"), help="folder of the results")
     parser.add_argument("--overwrite", action="store_true", help="remove the results in the folder first")
     return parser
+
+
+def _without_foreign_arguments(arguments: list[str]) -> list[str]:
+    """Drop the YAML's `model_args`, which are its own model's, where another `--model` is given without any."""
+    names = [argument.split("=")[0] for argument in arguments]
+    if "--model" in names and not any(name.startswith("--model_args") for name in names):
+        return [*arguments, "--model_args", "{}"]
+    return arguments
 
 
 def _plain(config: Namespace) -> dict[str, Any]:

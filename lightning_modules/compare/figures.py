@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from torch import Tensor
 
-from lightning_modules.compare.results import Row, over_seeds, populations
+from lightning_modules.compare.results import Row, in_percent, over_seeds, populations
 
 COLORS = {"layered": "#4c566a", "random": "#d08770", "momentum": "#2e7d9a"}
 
@@ -46,7 +46,7 @@ def accuracy_matrix(rows: Sequence[Row], size: str, stop: str) -> Figure:
     for i, line in enumerate(cells):
         for j, (mean, sd) in enumerate(line):
             color = "black" if 100 * mean > middle else "white"
-            axes.text(j, i, f"{100 * mean:.1f} ± {100 * sd:.1f}", ha="center", va="center", color=color)
+            axes.text(j, i, in_percent(mean, sd), ha="center", va="center", color=color)
     axes.set_xticks(range(len(executions)), executions)
     axes.set_yticks(range(len(trainings)), trainings)
     axes.set(xlabel=f"execution (F = {size}, stop {stop})", ylabel="training", title="Test accuracy in %")

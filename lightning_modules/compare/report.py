@@ -20,6 +20,16 @@ td:nth-child(-n+4), th:nth-child(-n+4) { text-align: left }
 pre { background: #f5f5f5; padding: 1rem; overflow: auto }
 """
 
+INTRODUCTION = """
+<p>Each row of the matrix is one way of training, each column one way of running the same weights.
+<b>Layered</b>: every layer waits for the whole one before it, as simulators do. <b>Random</b> and <b>momentum</b>:
+no layer waits; of all spikes on their way, at most <b>F</b> are delivered per forward step, picked at random or by
+highest membrane potential. A timestep ends when nothing is on its way (<b>quiescent</b>) or at the first output spike
+(<b>output</b>). Networks trained layered lose accuracy in the other columns; training without the barrier is meant to
+win it back. &plusmn; is the standard deviation over seeds: differences below it mean little. Populations are named by
+their place in the model; the last one is the output.</p>
+"""
+
 
 def html(rows: Sequence[Row], figures: Mapping[str, Path], settings: str) -> str:
     """Return the page; `figures` maps captions to PNG files, `settings` is the YAML."""
@@ -31,7 +41,7 @@ def html(rows: Sequence[Row], figures: Mapping[str, Path], settings: str) -> str
     measures = "".join(f"<li><code>{escape(k)}</code>: {escape(v)}</li>" for k, v in MEASURES.items())
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>snn-async compare</title>'
-        f"<style>{STYLE}</style></head><body><h1>Layered and asynchronous execution</h1>{images}"
+        f"<style>{STYLE}</style></head><body><h1>Layered and asynchronous execution</h1>{INTRODUCTION}{images}"
         f"<h2>Means over seeds</h2>{_table(HEADERS, summary(rows))}"
         f"<h2>Columns of results.csv</h2><ul>{measures}</ul>"
         f"<h2>Settings</h2><pre>{escape(settings)}</pre>"

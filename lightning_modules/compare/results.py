@@ -110,8 +110,13 @@ def populations(rows: Sequence[Row]) -> list[str]:
 
 
 def over_seeds(rows: Iterable[Row], measure: str, where: Callable[[Row], bool]) -> tuple[float, float]:
-    """Return mean and standard deviation (0 for one value, NaN for none) of a measure over matching rows."""
+    """Return mean and standard deviation (NaN for fewer than two values) of a measure over matching rows."""
     values = [row.measures[measure] for row in rows if where(row) and not math.isnan(row.measures[measure])]
     if not values:
         return float("nan"), float("nan")
-    return mean(values), stdev(values) if len(values) > 1 else 0.0
+    return mean(values), stdev(values) if len(values) > 1 else float("nan")
+
+
+def in_percent(mean: float, deviation: float) -> str:
+    """Return "93.5 ± 0.3" from fractions, "93.5" where one seed gives no deviation."""
+    return f"{100 * mean:.1f}" + ("" if math.isnan(deviation) else f" ± {100 * deviation:.1f}")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from lightning_modules.compare.results import Row, over_seeds
+from lightning_modules.compare.results import Row, in_percent, over_seeds
 
 HEADERS = (
     "training",
@@ -37,7 +37,7 @@ def summary(rows: Sequence[Row]) -> list[tuple[str, ...]]:
         lines.append(
             (
                 *(training, condition.execution, condition.size, condition.stop),
-                f"{100 * accuracy:.1f} ± {100 * sd:.1f}",
+                in_percent(accuracy, sd),
                 *("-" if math.isnan(value) else f"{value:.1f}" for value in averages),
                 f"{operations:.0f}",
             )
