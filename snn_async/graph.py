@@ -8,18 +8,70 @@ from typing import Literal
 from torch import Tensor, nn
 
 from snn_async.errors import UnsupportedModelError
+from snn_async.grids import Grid, size_of
 from snn_async.neurons import Neuron
+from snn_async.synapses import Synapses
+from snn_async.windows import Windows
 
 INPUT = "input"
+JunctionKind = Literal["sum", "max", "and", "iand"]
 
 
 @dataclass(frozen=True)
 class Population:
-    """One layer of `size` neurons of one model; `name` is its module's path in the source model."""
+    """One layer of `size` neurons of one model; `name` is its module's path in the source model.
+
+    `grid` says how they are numbered (`snn_async.grids`); `shape` is that of one sample in the source model.
+    """
 
     name: str
     size: int
     neuron: Neuron
+    grid: Grid = (0, 1, 1)
+    shape: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.grid == (0, 1, 1):
+            object.__setattr__(self, "grid", (self.size, 1, 1))
+        if self.shape == ():
+            object.__setattr__(self, "shape", (self.size,))
+
+
+@dataclass(frozen=True)
+class Junction:
+    """Where projections meet without a neuron: what reaches its cells, its units pass on (docs/design.md, section 3).
+
+    - "sum": a unit passes its cell's current on at once (a residual ADD, average pooling before a convolution);
+    - "max": a unit passes the increase of the largest cell of its window on, at once;
+    - "and", "iand": the units' values are a * b and a * (1 - b) of their two cells, ports 0 and 1; they wait until
+      nothing upstream can change any more, and then become pending like spikes.
+
+    Attributes:
+        grid: of the units.
+        cells: grid of the cells; that of the units unless "max". An "and" or "iand" has two such grids, one a port.
+        windows: of a "max": the cell positions of every unit position.
+    """
+
+    name: str
+    kind: JunctionKind
+    grid: Grid
+    cells: Grid
+    windows: Windows | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of units."""
+        return size_of(self.grid)
+
+    @property
+    def cell_count(self) -> int:
+        """Number of cells, both ports' together."""
+        return size_of(self.cells) * (2 if self.waits else 1)
+
+    @property
+    def waits(self) -> bool:
+        """Whether it holds back what reaches it until everything upstream has been decided."""
+        return self.kind in ("and", "iand")
 
 
 @dataclass(frozen=True)
@@ -37,52 +89,38 @@ class Dropout:
 
 @dataclass(frozen=True)
 class Projection:
-    """The synapses from `source` (a population's name or `INPUT`) to the population `target`.
+    """The synapses from `source` (a population's or junction's name, or `INPUT`) to `target`.
 
-    `layers` are the source model's Linear modules, applied in order (several are one product);
-    `source_dropout` acts on the spikes before them, `target_dropout` on the currents after them.
+    `source_dropout` acts on the spikes before the synapses, `target_dropout` on the currents after them. A `delayed`
+    projection (a recurrent edge) delivers the spikes of the last timestep, at its target's turn. `port` is the
+    operand that it brings to an "and" or "iand".
     """
 
     name: str
     source: str
     target: str
-    layers: tuple[nn.Linear, ...]
+    synapses: Synapses
     source_dropout: tuple[Dropout, ...] = ()
     target_dropout: tuple[Dropout, ...] = ()
+    delayed: bool = False
+    port: int = 0
 
     @property
     def fan_in(self) -> int:
-        return self.layers[0].in_features
+        return self.synapses.fan_in
 
     @property
     def fan_out(self) -> int:
-        return self.layers[-1].out_features
-
-    def weight(self) -> Tensor:
-        """Return the live weight, (fan_out, fan_in)."""
-        weight = self.layers[0].weight
-        for layer in self.layers[1:]:
-            weight = layer.weight @ weight
-        return weight
-
-    def bias(self) -> Tensor | None:
-        """Return the live bias, (fan_out,), or None."""
-        bias: Tensor | None = None
-        for layer in self.layers:
-            if bias is not None:
-                bias = layer.weight @ bias
-            if layer.bias is not None:
-                bias = layer.bias if bias is None else bias + layer.bias
-        return bias
+        return self.synapses.fan_out
 
 
 class Graph:
-    """A feed-forward graph: populations in topological order, projections, one output population.
+    """Populations and junctions in topological order, projections, one output population.
 
     Args:
-        populations: in any order; names unique.
-        projections: in any order.
+        populations, junctions, projections: in any order; names unique.
         output: name of the output population.
+        input_shape: of one sample; (n,) of the projections' size if None.
         flatten: whether the input may come in any shape per sample and is flattened first.
         reads: what the source model returns of the output; a population that never spikes is always read by
             its potentials.
@@ -98,13 +136,19 @@ class Graph:
         projections: Sequence[Projection],
         output: str,
         *,
+        junctions: Sequence[Junction] = (),
+        input_shape: tuple[int, ...] | None = None,
         flatten: bool = False,
         reads: Literal["spikes", "potentials"] = "spikes",
     ) -> None:
-        self.populations = _topological(populations, projections)
+        nodes = _topological([*populations, *junctions], projections)
+        self.order = tuple(node.name for node in nodes)  # of all nodes
+        self.populations = tuple(node for node in nodes if isinstance(node, Population))
+        self.junctions = tuple(node for node in nodes if isinstance(node, Junction))
         self.projections = tuple(projections)
         self.output = output
         self.flatten = flatten
+        self._given_shape = input_shape
         self._check()
         spiking = self.populations[self.index[output]].neuron.spiking
         self.reads: Literal["spikes", "potentials"] = reads if spiking else "potentials"
@@ -115,9 +159,31 @@ class Graph:
         return {population.name: i for i, population in enumerate(self.populations)}
 
     @cached_property
+    def nodes(self) -> dict[str, Population | Junction]:
+        """Every population, then every junction, by name."""
+        found: list[Population | Junction] = [*self.populations, *self.junctions]
+        return {node.name: node for node in found}
+
+    @cached_property
+    def node_index(self) -> dict[str, int]:
+        """Number of every node: -1 for the input, then the populations, then the junctions."""
+        names = [INPUT, *self.index, *(junction.name for junction in self.junctions)]
+        return {name: i - 1 for i, name in enumerate(names)}
+
+    @cached_property
+    def input_grid(self) -> Grid:
+        """How the input's features are numbered."""
+        return next(p.synapses.source for p in self.projections if p.source == INPUT)
+
+    @property
     def input_size(self) -> int:
         """Features of one input frame."""
-        return next(p.fan_in for p in self.projections if p.source == INPUT)
+        return size_of(self.input_grid)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input frame of one sample."""
+        return (self.input_size,) if self._given_shape is None else self._given_shape
 
     @cached_property
     def size(self) -> int:
@@ -133,97 +199,142 @@ class Graph:
             start += population.size
         return slices
 
+    @property
+    def phase_length(self) -> int:
+        """Turns are numbered anew after each level of waiting junctions, from multiples of this number."""
+        return len(self.populations) + 2
+
+    @cached_property
+    def node_turns(self) -> dict[str, int]:
+        """Fewest hops from the input to each node: 0 where the input arrives.
+
+        A junction that passes on at once is as far as its nearest source. One that waits comes after everything
+        upstream of it: with `level` waiting junctions before and including it on the longest way, its number is
+        `level * phase_length - 1`.
+        """
+        turns, levels = {INPUT: -1}, {INPUT: 0}
+        waiting = {junction.name for junction in self.junctions if junction.waits}
+        instant = {junction.name for junction in self.junctions} - waiting
+        for name in self.order:
+            sources = [p.source for p in self.into(name) if not p.delayed]
+            levels[name] = max(levels[source] for source in sources) + (name in waiting)
+            nearest = min(turns[source] for source in sources)
+            turns[name] = nearest if name in instant else nearest + 1
+            if name in waiting:
+                turns[name] = levels[name] * self.phase_length - 1
+        return turns
+
     @cached_property
     def turns(self) -> tuple[int, ...]:
-        """Fewest hops from the input to each population, 0 where the input arrives."""
-        turns: dict[str, int] = {INPUT: -1}
-        for population in self.populations:
-            turns[population.name] = 1 + min(turns[p.source] for p in self.into(population.name))
-        return tuple(turns[population.name] for population in self.populations)
+        """Turn of each population."""
+        return tuple(self.node_turns[population.name] for population in self.populations)
 
     def into(self, name: str) -> list[Projection]:
-        """Return the projections into a population."""
+        """Return the projections into a node."""
         return [p for p in self.projections if p.target == name]
 
     def out_of(self, name: str) -> list[Projection]:
-        """Return the projections out of a population or the input."""
+        """Return the projections out of a node or the input."""
         return [p for p in self.projections if p.source == name]
 
+    @cached_property
+    def modules(self) -> tuple[tuple[str, nn.Module], ...]:
+        """The source model's modules that this graph reads, each with the name of its population or projection."""
+        parts = [(p.name, p.neuron.module) for p in self.populations]
+        return (*parts, *((p.name, module) for p in self.projections for module in p.synapses.modules))
+
     def describe(self) -> str:
-        """Return the graph as lines of text: populations, projections, neuron models."""
-        lines = [f"{INPUT} ({self.input_size})"]
-        for population in self.populations:
-            for projection in self.into(population.name):
-                lines.append(f"  {projection.source} -> {population.name}: {_describe(projection)}")
-            neuron = population.neuron
-            kind = (
-                type(neuron.module).__name__
-                if neuron.spiking
-                else type(neuron.module).__name__ + " (readout)"
-            )
-            end = f"  <- output, read by its {self.reads}" if population.name == self.output else ""
-            lines.append(f"{population.name} ({population.size} x {kind}: {_dynamics(neuron)}){end}")
+        """Return the graph as lines of text: populations, junctions, projections, neuron models."""
+        lines = [f"{INPUT} ({_shape(self.input_shape)})"]
+        for name in self.order:
+            for projection in self.into(name):
+                lines.append(f"  {projection.source} -> {name}: {_describe(projection)}")
+            node = self.nodes[name]
+            if isinstance(node, Junction):
+                lines.append(f"{name} ({_JUNCTIONS[node.kind]}, {_shape(node.grid)})")
+                continue
+            neuron = node.neuron
+            kind = type(neuron.module).__name__ + ("" if neuron.spiking else " (readout)")
+            end = f"  <- output, read by its {self.reads}" if name == self.output else ""
+            lines.append(f"{name} ({_shape(node.shape)} x {kind}: {_dynamics(neuron)}){end}")
         return "\n".join(lines)
 
     def _check(self) -> None:
-        names = self.index
-        if INPUT in names or len(names) != len(self.populations):
-            raise UnsupportedModelError(f"population names must be unique and not {INPUT!r}: {list(names)}")
-        if self.output not in names:
+        names = self.order
+        if INPUT in names or len(set(names)) != len(names):
+            raise UnsupportedModelError(f"node names must be unique and not {INPUT!r}: {list(names)}")
+        if self.output not in self.index:
             raise UnsupportedModelError(
-                f"the output {self.output!r} is no population; there are {list(names)}"
+                f"the output {self.output!r} is no population; there are {list(self.index)}"
             )
         if not self.out_of(INPUT):
             raise UnsupportedModelError(
-                "no projection leaves the input: the model has no Linear on its input"
+                "no projection leaves the input: the model has no Linear or convolution on its input"
             )
-        for population in self.populations:
-            if population.name != self.output and not self.out_of(population.name):
+        for name in names:
+            if name != self.output and not any(not p.delayed for p in self.out_of(name)):
                 raise UnsupportedModelError(
-                    f"population {population.name!r} leads nowhere: only the output {self.output!r} may"
+                    f"population {name!r} leads nowhere: only the output {self.output!r} may"
                 )
+        for population in self.populations:
             if not population.neuron.spiking and population.name != self.output:
                 raise UnsupportedModelError(
                     f"population {population.name!r} never spikes, so it can only be the output"
                 )
-        sizes = {INPUT: self.input_size} | {p.name: p.size for p in self.populations}
+        grids = {INPUT: self.input_grid} | {name: node.grid for name, node in self.nodes.items()}
+        takes = {p.name: p.grid for p in self.populations} | {j.name: j.cells for j in self.junctions}
         for projection in self.projections:
-            if (projection.fan_in, projection.fan_out) != (
-                sizes[projection.source],
-                sizes[projection.target],
-            ):
+            synapses = projection.synapses
+            if (synapses.source, synapses.target) != (grids[projection.source], takes[projection.target]):
                 raise UnsupportedModelError(
-                    f"projection {projection.name!r} maps {projection.fan_in} to {projection.fan_out}, but "
-                    f"{projection.source!r} has {sizes[projection.source]} and {projection.target!r} "
-                    f"{sizes[projection.target]}"
+                    f"projection {projection.name!r} maps {_shape(synapses.source)} to {_shape(synapses.target)}, but "
+                    f"{projection.source!r} has {_shape(grids[projection.source])} and {projection.target!r} takes "
+                    f"{_shape(takes[projection.target])}"
                 )
 
 
+_JUNCTIONS = {
+    "sum": "sum, passed on at once",
+    "max": "max pooling, a window passes each increase of its maximum on at once",
+    "and": "AND, waits until nothing upstream can change in the timestep",
+    "iand": "IAND, waits until nothing upstream can change in the timestep",
+}
+
+
 def _topological(
-    populations: Sequence[Population], projections: Sequence[Projection]
-) -> tuple[Population, ...]:
-    names = {population.name for population in populations} | {INPUT}
+    nodes: Sequence[Population | Junction], projections: Sequence[Projection]
+) -> tuple[Population | Junction, ...]:
+    names = {node.name for node in nodes} | {INPUT}
     for projection in projections:
         for end in (projection.source, projection.target):
             if end not in names:
                 raise UnsupportedModelError(
                     f"projection {projection.name!r} refers to {end!r}, which is not there"
                 )
-    done, ordered, waiting = {INPUT}, [], list(populations)
+    done, ordered, waiting = {INPUT}, [], list(nodes)
+    sources = {
+        node.name: [p.source for p in projections if p.target == node.name and not p.delayed]
+        for node in nodes
+    }
     while waiting:
-        for population in waiting:
-            sources = [p.source for p in projections if p.target == population.name]
-            if sources and all(source in done for source in sources):
+        for node in waiting:
+            if sources[node.name] and all(source in done for source in sources[node.name]):
                 break
         else:
-            stuck = [population.name for population in waiting]
+            stuck = [node.name for node in waiting]
             raise UnsupportedModelError(
                 f"the input does not reach {stuck}, or they form a cycle without delay; remove the cycle"
             )
-        waiting.remove(population)
-        done.add(population.name)
-        ordered.append(population)
+        waiting.remove(node)
+        done.add(node.name)
+        ordered.append(node)
     return tuple(ordered)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    """Return (2, 34, 34) as "2x34x34" and (64, 1, 1) as "64"."""
+    sides = shape[:1] if len(shape) == 3 and shape[1:] == (1, 1) else shape
+    return "x".join(map(str, sides))
 
 
 def _dynamics(neuron: Neuron) -> str:
@@ -251,10 +362,10 @@ def _range(value: Tensor) -> str:
 
 
 def _describe(projection: Projection) -> str:
-    parts = [f"Linear {projection.fan_in}x{projection.fan_out}"]
-    if len(projection.layers) > 1:
-        parts[0] += f" (product of {len(projection.layers)})"
-    if any(layer.bias is not None for layer in projection.layers):
+    parts = [projection.synapses.describe()]
+    if projection.delayed:
+        parts.append("last timestep's spikes")
+    if projection.synapses.bias() is not None:
         parts.append("bias once per timestep")
     if projection.source_dropout or projection.target_dropout:
         parts.append("dropout in training")

@@ -75,11 +75,13 @@ class Values:
 
     Attributes:
         x: (T, B, S) input.
-        weights: (W,) all projections' weights times their targets' gain, source-major, one after another.
-        biases: (V,) all projections' biases times gain, one fan_out each, zero where there is none.
+        weights: (W,) all projections' packed weights (`Synapses.pack`) times their targets' gain, one after another.
+        biases: (V,) biases times gain of the projections into populations, one fan_out each, zero where there is
+            none. Biases that meet in a junction arrive with the projections that leave it.
         leak, offset, threshold: (N,).
         potentials: (B, N) at the start.
         source_scale, target_scale: per projection (T, B, fan_in) or (T, B, fan_out) dropout factors, or None.
+        parameters: of the `Opaque` modules, one after another in order of the projections; the torch engine's.
     """
 
     x: Tensor
@@ -91,6 +93,7 @@ class Values:
     potentials: Tensor
     source_scale: tuple[Tensor | None, ...]
     target_scale: tuple[Tensor | None, ...]
+    parameters: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,7 @@ class Gradients:
     threshold: Tensor
     potentials: Tensor
     x: Tensor | None
+    parameters: tuple[Tensor, ...] = ()
 
 
 class Engine(Protocol):

@@ -6,42 +6,68 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from snn_async.graph import INPUT, Graph
+from snn_async.graph import Graph
 
 Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Index arrays over P populations and K projections.
+    """Index arrays over P populations, J junctions and K projections.
+
+    Nodes are numbered -1 for the input, 0 .. P - 1 for the populations, P .. P + J - 1 for the junctions, both in
+    topological order. *Sources* count inputs first, then neurons, then junction units; *receivers* count neurons
+    first, then junction cells.
 
     Attributes:
+        inputs, neurons, units, cells: how many there are; units and cells are the junctions'.
         start: (P + 1,) first neuron of each population.
-        turn: (P,) turn of each population.
+        order: (P + J,) nodes in topological order.
+        turn: (P + J,) turn of each population; that of a junction is where it passes on (`Graph.node_turns`).
+        phase_length: turns of one phase; see `Graph.phase_length`.
         output: index of the output population.
-        source, target: (K,) population index; source -1 is the input.
+        first_unit: (P + J,) source index of each node's first unit.
+        first_receiver: (P + J,) receiver index of each node's first neuron or cell.
+        size: (P + J,) neurons or units.
+        source, target: (K,) node numbers.
         fan_in, fan_out: (K,).
-        first_source: (K,) source index of the projection's first source (inputs come first).
-        weight_start, bias_start: (K,) where its part of `Values.weights` and `.biases` begins.
+        first_source: (K,) source index of the projection's first source.
+        first_target: (K,) receiver index of its first target (an "and" or "iand" has a range for each port).
+        delayed: (K,) whether it delivers last timestep's spikes.
+        weight_start: (K,) where its part of `Values.weights` begins.
+        bias_start: (K,) where its part of `Values.biases` begins, -1 for a projection into a junction.
     """
 
     inputs: int
     neurons: int
+    units: int
+    cells: int
     start: Indices
+    order: Indices
     turn: Indices
+    phase_length: int
     output: int
+    first_unit: Indices
+    first_receiver: Indices
+    size: Indices
     source: Indices
     target: Indices
     fan_in: Indices
     fan_out: Indices
     first_source: Indices
+    first_target: Indices
+    delayed: NDArray[np.bool_]
     weight_start: Indices
     bias_start: Indices
 
     @property
+    def populations(self) -> int:
+        return len(self.start) - 1
+
+    @property
     def population_of(self) -> Indices:
         """(N,) population index of every neuron."""
-        return np.repeat(np.arange(len(self.turn)), np.diff(self.start))
+        return np.repeat(np.arange(self.populations), np.diff(self.start))
 
 
 _LAYOUTS: WeakKeyDictionary[Graph, Layout] = WeakKeyDictionary()
@@ -55,24 +81,45 @@ def layout_of(graph: Graph) -> Layout:
 
 
 def _compute(graph: Graph) -> Layout:
-    index = graph.index | {INPUT: -1}
-    sizes = [population.size for population in graph.populations]
-    start = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
-    source = np.array([index[p.source] for p in graph.projections], dtype=np.int64)
-    fan_in = np.array([p.fan_in for p in graph.projections], dtype=np.int64)
+    number = graph.node_index
+    into_population = np.array([number[p.target] < len(graph.populations) for p in graph.projections])
+    start = _starts([population.size for population in graph.populations])
+    unit = _starts([junction.size for junction in graph.junctions])
+    cell = _starts([junction.cell_count for junction in graph.junctions])
+    inputs, neurons = graph.input_size, int(start[-1])
+    first_unit = np.concatenate((inputs + start[:-1], inputs + neurons + unit[:-1]))
+    first_receiver = np.concatenate((start[:-1], neurons + cell[:-1]))
+    source = np.array([number[p.source] for p in graph.projections], dtype=np.int64)
+    target = np.array([number[p.target] for p in graph.projections], dtype=np.int64)
     fan_out = np.array([p.fan_out for p in graph.projections], dtype=np.int64)
-    inputs = graph.input_size
+    port = np.array([p.port for p in graph.projections], dtype=np.int64)
+    biases = _starts(np.where(into_population, fan_out, 0).tolist())[:-1]
     return Layout(
         inputs=inputs,
-        neurons=int(start[-1]),
+        neurons=neurons,
+        units=int(unit[-1]),
+        cells=int(cell[-1]),
         start=start,
-        turn=np.array(graph.turns, dtype=np.int64),
-        output=index[graph.output],
+        order=np.array([number[name] for name in graph.order], dtype=np.int64),
+        turn=np.array([graph.node_turns[name] for name in graph.nodes], dtype=np.int64),
+        phase_length=graph.phase_length,
+        output=number[graph.output],
+        first_unit=first_unit,
+        first_receiver=first_receiver,
+        size=np.array(
+            [size_of(node.grid) for node in (*graph.populations, *graph.junctions)], dtype=np.int64
+        ),
         source=source,
-        target=np.array([index[p.target] for p in graph.projections], dtype=np.int64),
-        fan_in=fan_in,
+        target=target,
+        fan_in=np.array([p.fan_in for p in graph.projections], dtype=np.int64),
         fan_out=fan_out,
-        first_source=np.where(source < 0, 0, inputs + start[source]),
-        weight_start=np.concatenate(([0], np.cumsum(fan_in * fan_out)[:-1])).astype(np.int64),
-        bias_start=np.concatenate(([0], np.cumsum(fan_out)[:-1])).astype(np.int64),
+        first_source=np.where(source < 0, 0, first_unit[source]),
+        first_target=first_receiver[target] + port * fan_out,
+        delayed=np.array([p.delayed for p in graph.projections]),
+        weight_start=_starts([p.synapses.weight_count for p in graph.projections])[:-1],
+        bias_start=np.where(into_population, biases, -1),
     )
+
+
+def _starts(sizes: list[int]) -> Indices:
+    return np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
