@@ -106,9 +106,7 @@ def _compute(graph: Graph) -> Layout:
         output=number[graph.output],
         first_unit=first_unit,
         first_receiver=first_receiver,
-        size=np.array(
-            [size_of(node.grid) for node in (*graph.populations, *graph.junctions)], dtype=np.int64
-        ),
+        size=np.array([node.size for node in graph.nodes.values()], dtype=np.int64),
         source=source,
         target=target,
         fan_in=np.array([p.fan_in for p in graph.projections], dtype=np.int64),
