@@ -332,6 +332,10 @@ class OneToOne(Synapses):
         if len(weight) < self.weight_count:
             weight = weight.repeat(self.weight_count // len(weight))
         _check_shape(weight, (self.weight_count,), self)
+        if len(gain) not in (1, self.weight_count):
+            raise UnsupportedModelError(
+                f"{self.describe()} leads to neurons with {len(gain)} different input gains; give them one time constant"
+            )
         return Packing(weight, (self.weight_count,), (0,), gain)
 
     def bias(self) -> Tensor | None:

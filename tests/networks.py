@@ -1,16 +1,20 @@
 """Small random networks and frozen neurons for the tests, independent of any framework."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from snn_async.graph import INPUT, Dropout, Graph, Population, Projection
+from snn_async.graph import INPUT, Dropout, Graph, Junction, Population, Projection
+from snn_async.grids import Grid, size_of
 from snn_async.network import AsyncNetwork, make_execution
 from snn_async.neurons import Neuron, NeuronParameters
 from snn_async.schedulers import make_scheduler
 from snn_async.stopping import make_stop_rule
+from snn_async.synapses import Convolution, Dense, Normalization, OneToOne, Synapses, wiring
+from snn_async.windows import pooling
 
 
 class ATan(torch.autograd.Function):
@@ -106,7 +110,7 @@ class Recipe:
                 f"{source}->{target}",
                 INPUT if source < 0 else f"p{source}",
                 f"p{target}",
-                (layer,),
+                Dense((layer,), (fan_in, 1, 1)),
                 (Dropout(drop),) if "source" in self.dropout else (),
                 (Dropout(drop, per_run=True),) if "target" in self.dropout else (),
             )
@@ -131,16 +135,203 @@ def network(graph: Graph, engine: Any, seed: int = 0, **options: Any) -> AsyncNe
     noise, stop = given.pop("momentum_noise"), make_stop_rule(given.pop("stop"))
     order = make_scheduler(given.pop("scheduler"), noise)
     execution = make_execution(graph, scheduler=order, stop=stop, **given)
-    neurons = [population.neuron for population in graph.populations]
-    modules = [n.module for n in neurons] + [layer for p in graph.projections for layer in p.layers]
+    modules = [module for _, module in graph.modules]
     modules += [d.module for p in graph.projections for d in (*p.source_dropout, *p.target_dropout)]
     return AsyncNetwork(nn.ModuleList(modules), graph, engine, execution, seed)
 
 
-def frames(recipe: Recipe, steps: int, samples: int, analog: bool = False) -> Tensor:
-    """Random input (T, B, S), mostly zero; signed amplitudes if analog."""
-    generator = torch.Generator().manual_seed(recipe.seed + 1)
-    shape = (steps, samples, recipe.sizes[0])
+class Drawing:
+    """Draws a random graph of convolutions, pools, joins and recurrent edges, edge by edge, with float64 weights."""
+
+    def __init__(self, seed: int, kinds: Sequence[str], dropout: tuple[str, ...] = ()) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self.kinds = list(kinds)  # of the populations, in order, again and again
+        self.dropout = dropout
+        self.populations: list[Population] = []
+        self.junctions: list[Junction] = []
+        self.projections: list[Projection] = []
+
+    def neurons(self, name: str, grid: Grid, *sources: tuple[str, Synapses], **options: Any) -> None:
+        kind = self.kinds[len(self.populations) % len(self.kinds)]
+        module = neuron(kind, 1, self.generator, **options)
+        self.populations.append(Population(name, size_of(grid), module, grid, tuple(grid)))
+        for source, synapses in sources:
+            self.edge(source, name, synapses)
+
+    def junction(self, junction: Junction, *sources: tuple[str, Synapses]) -> None:
+        self.junctions.append(junction)
+        for port, (source, synapses) in enumerate(sources):
+            self.edge(source, junction.name, synapses, port=port * junction.waits)
+
+    def edge(self, source: str, target: str, synapses: Synapses, **options: Any) -> None:
+        drop, plain = nn.Dropout(0.4), not synapses.weighted
+        self.projections.append(
+            Projection(
+                f"{source}->{target}",
+                source,
+                target,
+                synapses,
+                (Dropout(drop),) if "source" in self.dropout and not plain else (),
+                (Dropout(drop, per_run=True),) if "target" in self.dropout and not plain else (),
+                **options,
+            )
+        )
+
+    def _fill(self, layer: nn.Module, gain: float) -> Any:
+        fan_in = layer.weight[0].numel()
+        with torch.no_grad():
+            weight = torch.randn(layer.weight.shape, generator=self.generator, dtype=torch.float64)
+            layer.weight.copy_(weight * (gain / fan_in**0.5) + 0.6 / fan_in)
+            if layer.bias is not None:
+                layer.bias.copy_(
+                    0.2 * torch.randn(layer.bias.shape, generator=self.generator, dtype=torch.float64)
+                )
+        return layer
+
+    def dense(self, source: Grid, out: int, bias: bool = True) -> Dense:
+        return Dense((self._fill(nn.Linear(size_of(source), out, bias, dtype=torch.float64), 2.5),), source)
+
+    def conv(self, source: Grid, out: int, norm: bool = False, **options: Any) -> Convolution:
+        kind = nn.Conv1d if options.pop("one", False) else nn.Conv2d
+        layer = self._fill(kind(source[0], out, dtype=torch.float64, **{"kernel_size": 3} | options), 2.5)
+        return Convolution(layer, source, self.norm(out) if norm else None)
+
+    def norm(self, channels: int) -> Normalization:
+        norm = nn.BatchNorm2d(channels, dtype=torch.float64).eval()
+        with torch.no_grad():
+            for value, low in (
+                (norm.weight, 0.5),
+                (norm.bias, -0.3),
+                (norm.running_mean, -0.2),
+                (norm.running_var, 0.5),
+            ):
+                value.copy_(low + torch.rand(channels, generator=self.generator, dtype=torch.float64))
+        return Normalization(norm)
+
+    def recurrence(self, target: str, synapses: Synapses) -> None:
+        self.edge(target, target, synapses, delayed=True)
+
+    def graph(self, output: str, shape: tuple[int, ...]) -> Graph:
+        return Graph(self.populations, self.projections, output, junctions=self.junctions, input_shape=shape)
+
+
+def average(source: Grid, side: int = 2) -> Synapses:
+    """Average pooling of `side` x `side` windows."""
+    windows = pooling(*source[1:], (side, side), (side, side), (0, 0))
+    entries = [
+        (int(p), w, 1 / float(windows.area[w]))
+        for w in range(len(windows.area))
+        for p in windows.positions[windows.offsets[w] : windows.offsets[w + 1]]
+    ]
+    return wiring("AvgPool", source, (source[0], windows.height, windows.width), source[0], entries)
+
+
+def maximum(name: str, cells: Grid, kernel: int = 2, stride: int = 2, padding: int = 0) -> Junction:
+    windows = pooling(*cells[1:], (kernel, kernel), (stride, stride), (padding, padding))
+    return Junction(name, "max", (cells[0], windows.height, windows.width), cells, windows)
+
+
+def _convolutions(d: Drawing) -> Graph:
+    """Strided, dilated and grouped convolutions with BatchNorm, then Linear."""
+    first = d.conv((2, 6, 5), 4, stride=2, padding=1, norm=True)
+    second = d.conv(first.target, 6, groups=2, dilation=2, padding=2)
+    d.neurons("a", first.target, ("input", first))
+    d.neurons("b", second.target, ("a", second))
+    d.neurons("c", (3, 1, 1), ("b", d.dense(second.target, 3)))
+    return d.graph("c", (2, 6, 5))
+
+
+def _sequence(d: Drawing) -> Graph:
+    """Conv1d, and a BatchNorm on its own."""
+    first = d.conv((2, 1, 7), 3, one=True, stride=2, padding=1)
+    d.neurons("a", first.target, ("input", first))
+    d.neurons("b", first.target, ("a", OneToOne(first.target, d.norm(3))))
+    d.neurons("c", (2, 1, 1), ("b", d.dense(first.target, 2)))
+    return d.graph("c", (2, 7))
+
+
+def _pools(d: Drawing) -> Graph:
+    """Overlapping max pooling of spikes, then average pooling in front of a Linear."""
+    first = d.conv((1, 6, 6), 2, padding=1)
+    d.neurons("a", first.target, ("input", first))
+    pool = maximum("max", first.target, 3, 2, 1)
+    d.junction(pool, ("a", OneToOne(first.target)))
+    second = d.conv(pool.grid, 3, padding=1)
+    d.neurons("b", second.target, ("max", second))
+    pooled = average(second.target)
+    d.junction(Junction("average", "sum", pooled.target, pooled.target), ("b", pooled))
+    d.neurons("c", (3, 1, 1), ("average", d.dense(pooled.target, 3)))
+    return d.graph("c", (1, 6, 6))
+
+
+def _pooled_currents(d: Drawing) -> Graph:
+    """A max pool between a convolution and its neurons, as in snnTorch's tutorials."""
+    first = d.conv((1, 6, 6), 2)
+    pool = maximum("max", first.target)
+    d.junction(pool, ("input", first))
+    d.neurons("a", pool.grid, ("max", OneToOne(pool.grid)))
+    second = d.conv(pool.grid, 2, kernel_size=1)
+    other = maximum("max2", second.target)
+    d.junction(other, ("a", second))
+    d.neurons("b", other.grid, ("max2", OneToOne(other.grid)))
+    d.neurons("c", (3, 1, 1), ("b", d.dense(other.grid, 3)))
+    return d.graph("c", (1, 6, 6))
+
+
+def _residual(d: Drawing) -> Graph:
+    """Two SEW ADD blocks, a max pool over their sums, and a skip into neurons (spiking ResNet)."""
+    grid = (2, 4, 4)
+    d.neurons("stem", grid, ("input", d.conv((1, 4, 4), 2, padding=1)))
+    d.neurons("a", grid, ("stem", d.conv(grid, 2, padding=1)))
+    d.junction(Junction("add", "sum", grid, grid), ("stem", OneToOne(grid)), ("a", OneToOne(grid)))
+    d.neurons("b", grid, ("add", d.conv(grid, 2, padding=1)), ("add", OneToOne(grid)))
+    pool = maximum("max", grid)
+    d.junction(pool, ("add", OneToOne(grid)), ("b", OneToOne(grid)))
+    d.neurons("c", (3, 1, 1), ("max", d.dense(pool.grid, 3)))
+    return d.graph("c", (1, 4, 4))
+
+
+def _joins(d: Drawing) -> Graph:
+    """An AND join behind an IAND join, with a path around both."""
+    grid = (2, 3, 3)
+    d.neurons("stem", grid, ("input", d.conv((1, 3, 3), 2, padding=1)))
+    d.neurons("a", grid, ("stem", d.conv(grid, 2, padding=1)))
+    d.junction(Junction("iand", "iand", grid, grid), ("stem", OneToOne(grid)), ("a", OneToOne(grid)))
+    d.neurons("b", grid, ("iand", d.conv(grid, 2, padding=1)), ("stem", d.conv(grid, 2, kernel_size=1)))
+    d.junction(Junction("and", "and", grid, grid), ("b", OneToOne(grid)), ("stem", OneToOne(grid)))
+    d.neurons("c", (3, 1, 1), ("and", d.dense(grid, 3)))
+    return d.graph("c", (1, 3, 3))
+
+
+def _recurrent(d: Drawing) -> Graph:
+    """Recurrent edges: all to all, convolutional and one to one."""
+    grid = (2, 3, 3)
+    d.neurons("a", grid, ("input", d.conv((1, 3, 3), 2, padding=1)))
+    d.recurrence("a", d.conv(grid, 2, padding=1))
+    d.neurons("b", (4, 1, 1), ("a", d.dense(grid, 4)))
+    d.recurrence("b", d.dense((4, 1, 1), 4))
+    d.neurons("c", (3, 1, 1), ("b", d.dense((4, 1, 1), 3)))
+    values = nn.Module()
+    values.V = nn.Parameter(torch.randn(3, generator=d.generator, dtype=torch.float64))
+    d.recurrence("c", OneToOne((3, 1, 1), owner=values, parameter="V", per_unit=True))
+    return d.graph("c", (1, 3, 3))
+
+
+MOTIFS: dict[str, Callable[[Drawing], Graph]] = {
+    "convolutions": _convolutions,
+    "sequence": _sequence,
+    "pools": _pools,
+    "pooled currents": _pooled_currents,
+    "residual": _residual,
+    "joins": _joins,
+    "recurrent": _recurrent,
+}
+
+
+def frames(graph: Graph, steps: int, samples: int, seed: int = 0, analog: bool = False) -> Tensor:
+    """Random input (T, B, *shape), mostly zero; signed amplitudes if analog."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    shape = (steps, samples, *graph.input_shape)
     active = torch.rand(shape, generator=generator, dtype=torch.float64) < 0.4
     amplitude = (
         torch.randn(shape, generator=generator, dtype=torch.float64) if analog else torch.ones(shape).double()

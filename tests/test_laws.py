@@ -31,7 +31,7 @@ def gradients(net, x, **options):
 @pytest.mark.parametrize("engine", [ReferenceEngine, NumbaEngine])
 def test_a_sample_is_the_same_alone_and_anywhere_in_a_batch(engine, scheduler):
     net = network(RECIPE.graph(), engine(), scheduler=scheduler, forward_group_size=2, momentum_noise=0.0)
-    x, ids = frames(RECIPE, 5, 6), torch.arange(100, 106)
+    x, ids = frames(RECIPE.graph(), 5, 6, RECIPE.seed), torch.arange(100, 106)
     whole, grads = gradients(net, x, sample_ids=ids, seed=3)
     order = torch.tensor([4, 0, 5, 2, 1, 3])
     mixed, mixed_grads = gradients(net, x[:, order], sample_ids=ids[order], seed=3)
@@ -47,7 +47,7 @@ def test_a_sample_is_the_same_alone_and_anywhere_in_a_batch(engine, scheduler):
 def test_one_and_two_threads_give_the_same_bits(dtype):
     recipe = Recipe((60, 50, 40, 10), ("value",) * 3, seed=2)
     net = network(recipe.graph(), NumbaEngine(), scheduler="random", forward_group_size=8).to(dtype).eval()
-    x = frames(recipe, 6, 40).to(dtype)
+    x = frames(recipe.graph(), 6, 40, recipe.seed).to(dtype)
     threads, results = torch.get_num_threads(), []
     try:
         for count in (1, 2):
@@ -82,7 +82,8 @@ def test_the_number_of_threads_does_not_show_in_large_layers_either(name):
 def test_replay_is_the_derivative_of_the_masked_sum(monkeypatch, kind, refractory):
     """With a smooth stand-in for H and the log frozen, finite differences agree with autograd of the oracle."""
     recipe = Recipe((6, 5, 4), (kind, kind), seed=4)
-    graph, x = recipe.graph(), frames(recipe, 3, 2)
+    graph = recipe.graph()
+    x = frames(graph, 3, 2, recipe.seed)
     captured = {}
     original = ReferenceEngine.simulate
 
@@ -121,7 +122,7 @@ def test_replay_is_the_derivative_of_the_masked_sum(monkeypatch, kind, refractor
 @pytest.mark.parametrize("engine", [ReferenceEngine, NumbaEngine])
 def test_a_stream_in_two_runs_equals_one_run_gradients_included(engine):
     net = network(RECIPE.graph(), engine(), scheduler="random", forward_group_size=2).eval()
-    x = frames(RECIPE, 6, 3)
+    x = frames(RECIPE.graph(), 6, 3, RECIPE.seed)
     whole = net.run(x)
     first = net.run(x[:2])
     second = net.run(x[2:], state=first.state)
@@ -136,7 +137,7 @@ def test_a_stream_in_two_runs_equals_one_run_gradients_included(engine):
 
 def test_training_draws_its_schedule_from_torchs_generator_and_evaluation_is_fixed():
     net = network(RECIPE.graph(), NumbaEngine(), scheduler="random", forward_group_size=1)
-    x = frames(RECIPE, 8, 8)
+    x = frames(RECIPE.graph(), 8, 8, RECIPE.seed)
     assert torch.equal(net.eval()(x), net(x))
     net.train()
     torch.manual_seed(1)
@@ -157,7 +158,7 @@ def test_compiled_and_readable_generators_agree():
 
 def test_recorded_populations_are_differentiable():
     net = network(RECIPE.graph(), NumbaEngine(), forward_group_size=2)
-    run = net.run(frames(RECIPE, 3, 2), record=("p0", "p1"))
+    run = net.run(frames(RECIPE.graph(), 3, 2, RECIPE.seed), record=("p0", "p1"))
     assert run.records["p1"].spikes.shape == (3, 2, 6)
     (grad,) = torch.autograd.grad(run.records["p0"].spikes.sum(), [next(net.parameters())], allow_unused=True)
     assert grad is not None and grad.abs().sum() > 0

@@ -68,7 +68,7 @@ def test_the_tables_followed_by_hand(engine):
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda o: o["scheduler"])
 def test_a_trace_is_what_the_sample_does_in_its_batch_whatever_the_engine(option):
     recipe = Recipe((6, 5, 4, 3), ("subtract",) * 3, skips=((-1, 1), (0, 2)), dropout=("source", "target"))
-    x, ids, built = frames(recipe, 4, 5), [3, 1, 4, 1, 5], recipe.graph()
+    x, ids, built = frames(recipe.graph(), 4, 5, recipe.seed), [3, 1, 4, 1, 5], recipe.graph()
     nets = [network(built, engine, seed=9, **option) for engine in ENGINES]
     state = torch.get_rng_state()
     rows, again = (net.train().trace(x, 2, sample_ids=ids).rows for net in nets)
@@ -147,7 +147,7 @@ def test_many_inputs_are_abbreviated():
 def test_the_figures_are_drawn_without_pyplot(tmp_path):
     pytest.importorskip("matplotlib")
     recipe = Recipe((6, 5, 4, 3), ("subtract",) * 3)
-    x = frames(recipe, 2, 2)
+    x = frames(recipe.graph(), 2, 2, recipe.seed)
     net = network(recipe.graph(), NumbaEngine(), forward_group_size=2, stop="after(3)", leftover="carry")
     figure = plots.timeline(net, x, sample=1)
     assert "momentum, F = 2" in figure.axes[1].get_title(loc="left")

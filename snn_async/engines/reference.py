@@ -16,9 +16,13 @@ from snn_async.engines.contract import (
 )
 from snn_async.engines.eventlog import EventLog
 from snn_async.engines.layout import Layout, layout_of
-from snn_async.engines.reference_replay import masked_sum
+from snn_async.engines.reference_replay import masked_sum, tables_of
 from snn_async.engines.reference_simulate import Constants, Event, SampleRun
+from snn_async.errors import UnsupportedByEngineError
 from snn_async.graph import Graph
+from snn_async.synapses import Opaque
+
+MOST_ENTRIES = 1 << 26
 
 
 class ReferenceEngine:
@@ -27,7 +31,19 @@ class ReferenceEngine:
     name = "reference"
 
     def check(self, graph: Graph, execution: Execution) -> None:
-        """Every graph and option runs here."""
+        """Raise UnsupportedByEngineError for a graph too large for tables of every synapse, or without them."""
+        for projection in graph.projections:
+            if isinstance(projection.synapses, Opaque):
+                raise UnsupportedByEngineError(
+                    f"engine 'reference' cannot run {projection.name!r} ({projection.synapses.describe()}), a module "
+                    "whose synapses it cannot list; use backend='torch'"
+                )
+        entries = sum(projection.fan_in * projection.fan_out for projection in graph.projections)
+        if entries > MOST_ENTRIES:
+            raise UnsupportedByEngineError(
+                f"engine 'reference' lists every synapse, and this graph would take {entries} entries (at most "
+                f"{MOST_ENTRIES}); use backend='numba'"
+            )
 
     def simulate(
         self, graph: Graph, execution: Execution, values: Values, start: Start, keep_log: bool
@@ -35,7 +51,7 @@ class ReferenceEngine:
         if not values.x.isfinite().all():
             raise not_finite(values.x.detach().numpy())
         layout = layout_of(graph)
-        constants = _constants(layout, values)
+        constants = _constants(graph, layout, values)
         recorder = _Recorder(layout, values.x)
         for b in range(values.x.shape[1]):
             potentials, pending = values.potentials[b].detach().numpy(), _pending(start, b)
@@ -77,14 +93,20 @@ class ReferenceEngine:
         return Gradients(weights, biases, leak, offset, threshold, potentials, x if needs_x else None)
 
 
-def _constants(layout: Layout, values: Values) -> Constants:
+def _constants(graph: Graph, layout: Layout, values: Values) -> Constants:
     weights, biases = values.weights.detach().numpy(), values.biases.detach().numpy()
+    tables = tables_of(graph)
     return Constants(
         weights=[
-            weights[w : w + i * o].reshape(i, o)
-            for w, i, o in zip(layout.weight_start, layout.fan_in, layout.fan_out, strict=True)
+            table.coefficient.astype(weights.dtype) * weights[w + table.weight]
+            for table, w in zip(tables, layout.weight_start, strict=True)
         ],
-        biases=[biases[s : s + o] for s, o in zip(layout.bias_start, layout.fan_out, strict=True)],
+        connected=[table.coefficient != 0 for table in tables],
+        weighted=[projection.synapses.weighted for projection in graph.projections],
+        biases=[
+            biases[start : start + out] if start >= 0 else None
+            for start, out in zip(layout.bias_start, layout.fan_out, strict=True)
+        ],
         leak=values.leak.detach().numpy(),
         offset=values.offset.detach().numpy(),
         threshold=values.threshold.detach().numpy(),
@@ -112,12 +134,12 @@ class _Recorder:
 
     def __init__(self, layout: Layout, x: Tensor) -> None:
         steps, samples, _ = x.shape
-        shape, populations = (steps, samples, layout.neurons), len(layout.turn)
+        shape, populations = (steps, samples, layout.neurons), layout.populations
         self.layout, self.steps, self.samples = layout, steps, samples
         self.spikes, self.potentials = x.new_zeros(shape), x.new_zeros(shape)
         self.silent_potential = np.zeros(shape, dtype=self.spikes.numpy().dtype)
         self.silent_step = np.full(shape, -1, dtype=np.int32)
-        self.turn_step = np.full((steps, samples, populations), -1, dtype=np.int32)
+        self.turn_step = np.full((steps, samples, len(layout.turn)), -1, dtype=np.int32)
         self.population_spikes = np.zeros((steps, samples, populations), dtype=np.int64)
         self.per_timestep = np.zeros((4, steps, samples), dtype=np.int64)
         self.events: list[list[Event]] = []  # per sample and group: carried in, timestep 0, 1, ...
@@ -162,6 +184,7 @@ class _Recorder:
             amplitude=np.array([event.amplitude for event in events], dtype=dtype),
             step=np.array([event.step for event in events], dtype=np.int32),
             potential=np.array([event.potential for event in events], dtype=dtype),
+            cell=np.array([event.cell for event in events], dtype=np.int32),
             delivered_timestep=np.array([event.delivered[0] for event in events], dtype=np.int32),
             delivered_step=np.array([event.delivered[1] for event in events], dtype=np.int32),
             deliveries=np.array([row[id(e)] for group in self.delivered for e in group], dtype=np.int64),

@@ -4,10 +4,12 @@
     s_i = H(u_i - threshold_i)
 
 Every decisive evaluation is one spike variable. Silent ones (value 0) meet each target at its first decisive
-evaluation of the timestep; delivered ones at the first decisive evaluation not before their delivery.
+evaluation of the timestep; delivered ones at the first decisive evaluation not before their delivery. Junctions
+(section 7) are functions of what reached them: of the log, only the holders of "max" units are read.
 """
 
 from collections.abc import Callable, Sequence
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -16,7 +18,9 @@ from torch import Tensor
 from snn_async.engines.contract import Execution, Start, Values
 from snn_async.engines.eventlog import EventLog
 from snn_async.engines.layout import Layout, layout_of
+from snn_async.engines.reference_junctions import members
 from snn_async.graph import Graph
+from snn_async.synapses import Table
 
 NEVER = 1 << 30
 
@@ -59,16 +63,20 @@ class _Sample:
         self.surrogates = surrogates or [neuron.surrogate for neuron in self.neurons]
         self.spikes_before = torch.from_numpy(start.spikes[b].astype(np.int64))
         self.spike_variable: dict[int, Tensor] = {}
-        layout = self.layout
         self.weights = [
-            values.weights[w : w + i * o].view(i, o)
-            for w, i, o in zip(layout.weight_start, layout.fan_in, layout.fan_out, strict=True)
+            torch.from_numpy(table.coefficient).to(values.x)
+            * values.weights[w + torch.from_numpy(table.weight)]
+            for table, w in zip(tables_of(graph), self.layout.weight_start.tolist(), strict=True)
         ]
+        self.junctions = {self.layout.populations + i: junction for i, junction in enumerate(graph.junctions)}
 
     def run(self) -> tuple[Tensor, Tensor]:
         potential = self.values.potentials[self.b]
         spikes, potentials = [], []
+        self.count_before = self.spikes_before.to(potential)
         for t in range(len(self.values.x)):
+            self.t = t
+            self._follow_holders()
             base, residual = self._begin(potential)
             self.silent = torch.zeros_like(base)
             count = torch.zeros_like(base)
@@ -81,6 +89,7 @@ class _Sample:
                 self.silent = torch.cat((self.silent[: here.start], silent, self.silent[here.stop :]))
             potential = after + residual
             self.spikes_before = count.detach().round().long()
+            self.count_before = count
             spikes.append(count)
             potentials.append(potential)
         return torch.stack(spikes), torch.stack(potentials)
@@ -118,7 +127,7 @@ class _Sample:
         arrivals = self._arrivals(t, p)
         steps = sorted({*arrivals, *silent_step[silent_step >= 0].tolist(), *(step for *_, step in fired)})
         count, silent = torch.zeros_like(u), torch.zeros_like(u)
-        would_be = self._would_be(t, p, u)
+        would_be = self._would_be_currents(p, first)
         for step in steps:
             lands = ~self.swallowed[here] & ((step <= last) | (refractory == "integrate"))
             u = u + torch.where(lands, arrivals.get(step, torch.zeros_like(u)), 0.0)
@@ -167,55 +176,142 @@ class _Sample:
         return first, last
 
     def _arrivals(self, t: int, p: int) -> dict[int, Tensor]:
-        """Currents into population p by forward step: bias, input and delivered events."""
-        log, b = self.log, self.b
+        """Currents into population p by forward step: bias, recurrent spikes, input and delivered events."""
         arrivals: dict[int, Tensor] = {}
-        turn_step = int(log.turn_step[t, b, p])
+        turn_step = int(self.log.turn_step[t, self.b, p])
         evaluated = turn_step >= 0 or self.execution.leftover == "carry"
-        rows = log.deliveries[log.delivered[b, t] : log.delivered[b, t + 1]].tolist() if evaluated else []
         for k in self._into(p):
-            scale = self.values.target_scale[k]
-            target_scale = 1.0 if scale is None else scale[t, b]
-
-            def arrive(step: int, current: Tensor, scale: "Tensor | float" = target_scale) -> None:
-                arrivals[step] = arrivals.get(step, 0.0) + current * scale
-
             if turn_step >= 0:
                 first = int(self.layout.bias_start[k])
-                arrive(turn_step, self.values.biases[first : first + int(self.layout.fan_out[k])])
-            if self.layout.source[k] < 0 and evaluated and not self.execution.queues_input:
-                at = turn_step if self.execution.layered else 0
-                arrive(at, (self._source_scale(k, t) * self.values.x[t, b]) @ self.weights[k])
-            for row in rows:
-                j = int(log.source[row] - self.layout.first_source[k])
-                if 0 <= j < self.layout.fan_in[k]:
-                    spike = self._variable(row) * self._source_scale(k, t)[j]
-                    arrive(int(log.delivered_step[row]), spike * self.weights[k][j])
+                bias = self.values.biases[first : first + int(self.layout.fan_out[k])]
+                _arrive(arrivals, turn_step, bias * self._target_scale(k))
+            if self.layout.delayed[k]:
+                first = int(self.layout.first_source[k]) - self.layout.inputs
+                counts = self.count_before[first : first + int(self.layout.fan_in[k])]
+                if turn_step >= 0:
+                    _arrive(arrivals, turn_step, self._through(k, counts))
+            elif evaluated:
+                for step, amounts in self._emissions(int(self.layout.source[k])).items():
+                    _arrive(arrivals, step, self._through(k, amounts))
         return arrivals
 
-    def _would_be(self, t: int, p: int, u: Tensor) -> Tensor:
-        """Currents (of value 0) from silent neurons and, if inputs are queued, from zero inputs."""
-        total = torch.zeros_like(u)
-        for k in self._into(p):
-            source = self.layout.source[k]
-            if source >= 0:
-                value = self.silent[slice(*self.layout.start[source : source + 2])]
-            elif not self.execution.queues_input:
-                continue
-            else:
-                x = self.values.x[t, self.b]
-                value = torch.where(x == 0, x, 0.0)
-            scale = self.values.target_scale[k]
-            current = (self._source_scale(k, t) * value) @ self.weights[k]
-            total = total + (current if scale is None else current * scale[t, self.b])
+    def _emissions(self, node: int) -> dict[int, Tensor]:
+        """What a node's units deliver, by forward step; behind a barrier everything counts as step 0."""
+        emissions: dict[int, Tensor] = {}
+        if node < 0 and not self.execution.queues_input:
+            emissions[0] = self.values.x[self.t, self.b]
+        kind = self.junctions[node].kind if node in self.junctions else None
+        if kind in ("sum", "max"):
+            for k in self._into(node):
+                for step, amounts in self._emissions(int(self.layout.source[k])).items():
+                    _arrive(emissions, step, self._through(k, amounts))
+            return emissions if kind == "sum" else self._increases(node, emissions)
+        unit = self._first_unit(node)
+        joined = self._joined(node) if kind is not None else None
+        for row in self.log.deliveries[
+            self.log.delivered[self.b, self.t] : self.log.delivered[self.b, self.t + 1]
+        ].tolist():
+            j = int(self.log.source[row]) - unit
+            if 0 <= j < self._size(node):
+                value = self._variable(row) if joined is None else joined[j]
+                one = torch.zeros(self._size(node), dtype=value.dtype)
+                one[j] = 1
+                step = 0 if self.execution.layered else int(self.log.delivered_step[row])
+                _arrive(emissions, step, one * value)
+        return emissions
+
+    def _increases(self, node: int, arrivals: dict[int, Tensor]) -> dict[int, Tensor]:
+        """By how much the maximum of every window rises in each step: that of the cell which holds it."""
+        increases: dict[int, Tensor] = {}
+        cells, before = torch.zeros(self.junctions[node].cell_count).to(self.values.x), None
+        for step in sorted(arrivals):
+            cells = cells + arrivals[step]
+            now = cells[self._holders(node, step)]
+            increases[step] = now if before is None else now - before
+            before = now
+        return increases
+
+    def _joined(self, node: int) -> Tensor:
+        """The values of an "and" or "iand", from everything delivered and the silent variables."""
+        size = self._size(node)
+        operands = [torch.zeros(size).to(self.values.x), torch.zeros(size).to(self.values.x)]
+        if self.log.turn_step[self.t, self.b, node] < 0:
+            return operands[0]
+        for k in self._into(node):
+            port = self.graph.projections[k].port
+            source = int(self.layout.source[k])
+            for amounts in (*self._emissions(source).values(), self._would_be(source, NEVER)):
+                operands[port] = operands[port] + self._through(k, amounts)
+        a, b = operands
+        return a * b if self.junctions[node].kind == "and" else a * (1 - b)
+
+    def _would_be_currents(self, p: int, first: Tensor) -> Tensor:
+        """Currents (of value 0) from silent neurons, at each neuron's first decisive evaluation."""
+        total = torch.zeros(len(first)).to(self.values.x)
+        for step in sorted(set(first[first < NEVER].tolist())):
+            for k in self._into(p):
+                if not self.layout.delayed[k]:
+                    current = self._through(k, self._would_be(int(self.layout.source[k]), step))
+                    total = total + torch.where(first == step, current, 0.0)
         return total
+
+    def _would_be(self, node: int, step: int) -> Tensor:
+        """What a node's silent units might have sent, as seen by an evaluation in forward step `step`; values 0."""
+        zero = torch.zeros(self._size(node)).to(self.values.x)
+        if node < 0:
+            x = self.values.x[self.t, self.b]
+            return torch.where(x == 0, x, 0.0) if self.execution.queues_input else zero
+        if node not in self.junctions:
+            return self.silent[slice(*self.layout.start[node : node + 2])]
+        junction = self.junctions[node]
+        if junction.waits:
+            joined = self._joined(node)
+            return torch.where(joined == 0, joined, 0.0)
+        cells = torch.zeros(junction.cell_count).to(self.values.x)
+        for k in self._into(node):
+            cells = cells + self._through(k, self._would_be(int(self.layout.source[k]), step))
+        return cells if junction.kind == "sum" else cells[self._holders(node, step)]
+
+    def _follow_holders(self) -> None:
+        """Read from the log which cell holds each window's maximum, and from which forward step on."""
+        log, b, t = self.log, self.b, self.t
+        self.changes: dict[int, list[tuple[int, int, int]]] = {node: [] for node in self.junctions}
+        for row in range(log.emitted[b, 1 + t], log.emitted[b, 2 + t]):
+            for node in self.junctions:
+                unit = int(log.source[row]) - self._first_unit(node)
+                if 0 <= unit < self._size(node) and log.cell[row] >= 0:
+                    step = 0 if self.execution.layered else int(log.step[row])
+                    self.changes[node].append((step, unit, int(log.cell[row])))
+
+    def _holders(self, node: int, step: int) -> Tensor:
+        junction = self.junctions[node]
+        assert junction.windows is not None
+        holders = torch.tensor([int(cells[0]) for cells in members(junction.windows, junction.cells[0])])
+        for at, unit, cell in self.changes[node]:
+            if at <= step:
+                holders[unit] = cell
+        return holders
+
+    def _through(self, k: int, amounts: Tensor) -> Tensor:
+        """Currents of projection k for amounts delivered by its sources."""
+        return ((amounts * self._source_scale(k)) @ self.weights[k]) * self._target_scale(k)
+
+    def _first_unit(self, node: int) -> int:
+        return 0 if node < 0 else int(self.layout.first_unit[node])
+
+    def _size(self, node: int) -> int:
+        return self.layout.inputs if node < 0 else int(self.layout.size[node])
 
     def _into(self, p: int) -> list[int]:
         return [int(k) for k in np.flatnonzero(self.layout.target == p)]
 
-    def _source_scale(self, k: int, t: int) -> Tensor:
+    def _source_scale(self, k: int) -> "Tensor | float":
         scale = self.values.source_scale[k]
-        return self.values.x.new_ones(int(self.layout.fan_in[k])) if scale is None else scale[t, self.b]
+        return 1.0 if scale is None else scale[self.t, self.b]
+
+    def _target_scale(self, k: int) -> "Tensor | float":
+        scale = self.values.target_scale[k]
+        return 1.0 if scale is None else scale[self.t, self.b]
 
     def _variable(self, row: int) -> Tensor:
         """The spike variable of a row, its input value, or a constant if it was pending before the run."""
@@ -226,3 +322,17 @@ class _Sample:
             t = int(np.searchsorted(log.emitted[self.b], row, side="right")) - 2
             return self.values.x[t, self.b, int(log.source[row])]
         return self.spike_variable[row]
+
+
+_TABLES: WeakKeyDictionary[Graph, list[Table]] = WeakKeyDictionary()
+
+
+def tables_of(graph: Graph) -> list[Table]:
+    """Return every synapse of every projection; graphs are immutable, so they are listed once."""
+    if graph not in _TABLES:
+        _TABLES[graph] = [projection.synapses.table() for projection in graph.projections]
+    return _TABLES[graph]
+
+
+def _arrive(arrivals: dict[int, Tensor], step: int, current: Tensor) -> None:
+    arrivals[step] = arrivals[step] + current if step in arrivals else current

@@ -9,37 +9,50 @@ from numpy.typing import NDArray
 from snn_async import keys
 from snn_async.engines.contract import Execution, Start
 from snn_async.engines.layout import Layout
+from snn_async.engines.reference_junctions import Junctions
 from snn_async.errors import RunawayError
 from snn_async.graph import Graph
 from snn_async.schedulers import Pending, check_priorities
 from snn_async.stopping import After, Output
 
 Floats = NDArray[np.floating]
-NOT_YET = -1
+Reached = NDArray[np.bool_]  # (receivers,)
+NOT_YET, NEVER = -1, 1 << 30
 
 
 @dataclass(eq=False)
 class Event:
-    """A spike or a queued input on its way; `delivered` is (timestep, forward step)."""
+    """An event on its way; `delivered` is (timestep, forward step), `cell` the holder of a "max" junction's unit."""
 
     source: int
     amplitude: float
     potential: float
     timestep: int
     step: int
+    cell: int = -1
     delivered: tuple[int, int] = (NOT_YET, NOT_YET)
 
 
 @dataclass(frozen=True)
 class Constants:
-    """The values of a run as arrays; projections' weights as (fan_in, fan_out) matrices."""
+    """The values of a run as arrays.
+
+    Attributes:
+        weights: per projection (fan_in, fan_out), 0 where there is no synapse.
+        connected: per projection (fan_in, fan_out), whether there is a synapse.
+        weighted: per projection, whether a synapse costs a synaptic operation.
+        biases: per projection (fan_out,), None into a junction.
+        source_scale, target_scale: per projection (T, B, fan_in) or (T, B, fan_out), or None.
+    """
 
     weights: Sequence[Floats]
-    biases: Sequence[Floats]
+    connected: Sequence[NDArray[np.bool_]]
+    weighted: Sequence[bool]
+    biases: Sequence[Floats | None]
     leak: Floats
     offset: Floats
     threshold: Floats
-    source_scale: Sequence[Floats | None]  # (T, B, fan_in) each
+    source_scale: Sequence[Floats | None]
     target_scale: Sequence[Floats | None]
 
 
@@ -59,6 +72,7 @@ class SampleRun:
     ) -> None:
         self.layout, self.execution, self.constants, self.start = layout, execution, constants, start
         self.neurons = [population.neuron for population in graph.populations]
+        self.junctions = Junctions(graph, layout, potentials.dtype)
         self.sample = sample
         self.sample_id = int(start.sample_ids[sample])
         self.potential = potentials.copy()
@@ -66,9 +80,10 @@ class SampleRun:
         self.pending = pending
         self.deliveries: list[list[Event]] = []
         self.emissions: list[list[Event]] = []
-        has_bias = np.zeros(len(layout.turn), dtype=bool)
-        for k, target in enumerate(layout.target):
-            has_bias[target] |= bool(constants.biases[k].any())
+        has_bias = np.zeros(layout.populations, dtype=bool)
+        for k, bias in enumerate(constants.biases):
+            if bias is not None:
+                has_bias[layout.target[k]] |= bool(bias.any())
         self.has_bias = has_bias
         self.turn = layout.turn + (1 if execution.queues_input else 0)
 
@@ -99,6 +114,8 @@ class SampleRun:
         self.last_evaluation = np.full(n, NOT_YET)
         self.last_spike = np.full(n, NOT_YET)
         self.turn_step = np.full(len(self.turn), NOT_YET)
+        self.spikes_before = self.spikes
+        self.junctions.begin()
         threshold = self.constants.threshold
         for p, neuron in enumerate(self.neurons):
             here = slice(*self.layout.start[p : p + 2])
@@ -128,46 +145,76 @@ class SampleRun:
 
     def _run_events(self, frame: Floats) -> None:
         inputs = np.flatnonzero(frame)
+        self.unreleased = sorted({int(self.turn[j]) for j in self.junctions.waiting})
         if self.execution.queues_input:
             for i in inputs:
                 self._emit(int(i), float(frame[i]), float(frame[i]))
-            self._evaluate(set())
+            self._evaluate(self._nobody())
         else:
-            self._evaluate(self._deliver([(int(i), float(frame[i])) for i in inputs]))
-        while self.pending or self._next_turn() is not None:
+            self._evaluate(self._spread([(int(i), float(frame[i])) for i in inputs]))
+        while True:
+            turn = None if self.pending else self._next_turn()
+            over = not self.pending and turn is None
+            if over and not self.unreleased:
+                self._skip_to(None)
+                return
             if self._stopped():
                 return
-            turn = None if self.pending else self._next_turn()
-            self.hop += 1
+            if over:
+                self._release(self.unreleased.pop(0))
+                continue
+            self.hop = min(self.hop + 1, self._end_of_phase() - 1)
             if turn is not None:
                 self._skip_to(turn)
             group = self._pick()
             for event in group:
-                event.delivered = (self.t, self.step)
-                self.deliveries[-1].append(event)
-            self._evaluate(self._deliver([(event.source, event.amplitude) for event in group]))
-        self._skip_to(None)
+                self._mark_delivered(event)
+            self._evaluate(self._spread([(event.source, event.amplitude) for event in group]))
+
+    def _release(self, level: int) -> None:
+        """Let the junctions of a level pass on what they held back; their units become pending."""
+        self._skip_to(level)
+        for j in self.junctions.waiting:
+            if self.turn[j] == level:
+                self.turn_step[j] = self.step - 1
+                for source, value in self.junctions.values(j):
+                    self._emit(source, value, value, self.step - 1)
+
+    def _end_of_phase(self) -> int:
+        return self.unreleased[0] if self.unreleased else NEVER
 
     def _run_layered(self, frame: Floats) -> None:
-        """Each population once, in topological order, when everything upstream has been delivered."""
+        """Each node once, in topological order, when everything upstream has been delivered."""
         inputs = [(int(i), float(frame[i])) for i in np.flatnonzero(frame)]
-        self.turn = np.arange(len(self.turn))
-        for p in range(len(self.turn)):
-            self.hop = p
-            into = self._into(p)
-            arriving = [event for event in self.pending if any(self._row(k, event.source) >= 0 for k in into)]
+        available = self.pending  # whatever was emitted so far and may still reach something
+        self.turn = np.full(len(self.layout.turn), NOT_YET)
+        self.turn[: len(self.neurons)] = np.arange(len(self.neurons))
+        for node in self.layout.order.tolist():
+            into = [k for k in self._into(node) if not self.layout.delayed[k]]
+            arriving = [event for event in available if any(self._row(k, event.source) >= 0 for k in into)]
             from_input = inputs if any(self.layout.source[k] < 0 for k in into) else []
             events = from_input + [(event.source, event.amplitude) for event in arriving]
-            if p > 0 and not events and not self._turn_changes(p):
-                self._take_turn(p)
-                continue
-            if p > 0 and self._stopped():
-                break
+            if node < len(self.neurons) and self.step > 0:
+                if not events and not self._turn_changes(node):
+                    self._take_turn(node)
+                    continue
+                if self._stopped():
+                    break
             for event in arriving:
                 if event.delivered[0] == NOT_YET:
-                    event.delivered = (self.t, self.step)
-                    self.deliveries[-1].append(event)
-            self._evaluate(self._deliver(events, into))
+                    self._mark_delivered(event)
+            reached = self._nobody()
+            self._deliver(events, reached, into)
+            if node < len(self.neurons):
+                self.hop = node
+                self._evaluate(reached)
+            elif node in self.junctions.waiting:
+                self.turn_step[node] = self.step - 1
+                for source, value in self.junctions.values(node):
+                    self._emit(source, value, value, self.step - 1)
+            else:
+                for source, amount, cell in self.junctions.pass_on(node, reached):
+                    available.append(self._relay(source, amount, cell))
         self.pending = []
 
     def _stopped(self) -> bool:
@@ -190,16 +237,21 @@ class SampleRun:
     def _turn_changes(self, p: int) -> bool:
         here = slice(*self.layout.start[p : p + 2])
         above = self._above(p, self.potential[here]) & self.able[here]
-        return bool(self.has_bias[p] or (above.any() and self.neurons[p].spiking))
+        recurrent = any(self._spikes_before(k).any() for k in self._into(p) if self.layout.delayed[k])
+        return bool(self.has_bias[p] or recurrent or (above.any() and self.neurons[p].spiking))
 
     def _next_turn(self) -> int | None:
-        """The next turn that can change anything."""
-        coming = [int(turn) for p, turn in enumerate(self.turn) if turn > self.hop and self._turn_changes(p)]
+        """The next turn of this phase that can change anything."""
+        coming = [
+            turn
+            for p, turn in enumerate(self.turn[: len(self.neurons)].tolist())
+            if self.hop < turn < self._end_of_phase() and self._turn_changes(p)
+        ]
         return min(coming, default=None)
 
     def _skip_to(self, turn: int | None) -> None:
         """Let turns pass that can change nothing: an evaluation, but not a forward step."""
-        for p in np.flatnonzero(self.turn >= self.hop):
+        for p in np.flatnonzero(self.turn[: len(self.neurons)] >= self.hop):
             if turn is None or self.turn[p] < turn:
                 self._take_turn(int(p))
         if turn is not None:
@@ -235,62 +287,95 @@ class SampleRun:
         self.pending = [event for i, event in enumerate(self.pending) if i not in chosen]
         return picked
 
-    def _deliver(self, events: list[tuple[int, float]], only: Sequence[int] | None = None) -> set[int]:
-        """Add the currents of `events` (source, amplitude) and return the populations that got any."""
-        reached = set()
-        for k in range(len(self.layout.target)) if only is None else only:
-            current = np.zeros_like(self.constants.biases[k])
-            got_any = False
-            for source, amplitude in events:
-                row = self._row(k, source)
-                factor = self._factor(k, row, amplitude) if row >= 0 else 0.0
-                if factor == 0:
-                    continue
-                got_any = True
-                current += current.dtype.type(factor) * self.constants.weights[k][row]
-                self.synaptic_operations += int(self.layout.fan_out[k])
-            if got_any:
-                reached.add(int(self.layout.target[k]))
-                self._add(k, current)
+    def _spread(self, events: list[tuple[int, float]]) -> Reached:
+        """Deliver events (source, amplitude) and what junctions pass on at once; return the receivers reached."""
+        reached = self._nobody()
+        self._deliver(events, reached)
+        for j in self.junctions.instant:
+            passed = self.junctions.pass_on(j, reached)
+            for source, amount, cell in passed:
+                self._relay(source, amount, cell)
+            self._deliver([(source, amount) for source, amount, _ in passed], reached)
         return reached
 
-    def _into(self, p: int) -> list[int]:
-        """The projections into a population."""
-        return [int(k) for k in np.flatnonzero(self.layout.target == p)]
+    def _deliver(
+        self, events: list[tuple[int, float]], reached: Reached, only: Sequence[int] | None = None
+    ) -> None:
+        """Add the currents of `events` (source, amplitude) and mark the receivers they reach."""
+        for k in range(len(self.layout.target)) if only is None else only:
+            if self.layout.delayed[k]:
+                continue
+            for source, amplitude in events:
+                row = self._row(k, source)
+                if row >= 0:
+                    self._deliver_through(k, row, amplitude, reached)
 
-    def _factor(self, k: int, row: int, amplitude: float) -> float:
+    def _deliver_through(self, k: int, row: int, amplitude: float, reached: Reached) -> None:
         scale = self.constants.source_scale[k]
-        return amplitude if scale is None else amplitude * float(scale[self.t, self.sample, row])
+        factor = 1.0 if scale is None else float(scale[self.t, self.sample, row])
+        if factor == 0:
+            return
+        connected = self.constants.connected[k][row]
+        current = self.potential.dtype.type(factor * amplitude) * self.constants.weights[k][row]
+        self._add(k, current)
+        reached[self._targets(k)] |= connected
+        if self.constants.weighted[k]:
+            self.synaptic_operations += int(connected.sum())
+
+    def _add(self, k: int, current: Floats) -> None:
+        targets, scale = self._targets(k), self.constants.target_scale[k]
+        if scale is not None:
+            current = current * scale[self.t, self.sample]
+        if targets.start < self.layout.neurons:
+            self.potential[targets] += np.where(self.ignoring[targets], 0, current)
+        else:
+            self.junctions.add(targets, current)
+
+    def _targets(self, k: int) -> slice:
+        first = int(self.layout.first_target[k])
+        return slice(first, first + int(self.layout.fan_out[k]))
+
+    def _nobody(self) -> Reached:
+        return np.zeros(self.layout.neurons + self.layout.cells, dtype=bool)
+
+    def _into(self, node: int) -> list[int]:
+        """The projections into a node."""
+        return [int(k) for k in np.flatnonzero(self.layout.target == node)]
 
     def _row(self, k: int, source: int) -> int:
         """Row of a source in projection k, or -1."""
         row = source - int(self.layout.first_source[k])
         return row if 0 <= row < self.layout.fan_in[k] else -1
 
-    def _add(self, k: int, current: Floats) -> None:
-        p = self.layout.target[k]
-        here = slice(*self.layout.start[p : p + 2])
-        scale = self.constants.target_scale[k]
-        if scale is not None:
-            current = current * scale[self.t, self.sample]
-        self.potential[here] += np.where(self.ignoring[here], 0, current)
+    def _spikes_before(self, k: int) -> NDArray[np.int64]:
+        """Last timestep's spike counts of the sources of a recurrent projection."""
+        first = int(self.layout.first_source[k]) - self.layout.inputs
+        return self.spikes_before[first : first + int(self.layout.fan_in[k])]
 
-    def _evaluate(self, reached: set[int]) -> None:
-        """Finish a forward step: biases of the populations whose turn it is, then one evaluation each."""
-        for p in np.flatnonzero(self.turn == self.hop).tolist():
+    def _evaluate(self, reached: Reached) -> None:
+        """Finish a forward step: what comes at turns, then one evaluation of every neuron that was reached."""
+        for p in np.flatnonzero(self.turn[: len(self.neurons)] == self.hop).tolist():
             self.turn_step[p] = self.step
-            reached.add(p)
+            reached[self.layout.start[p] : self.layout.start[p + 1]] = True
             for k in self._into(p):
-                self._add(k, self.constants.biases[k])
-        for p in sorted(reached):
-            self._evaluate_population(p)
+                bias = self.constants.biases[k]
+                assert bias is not None
+                self._add(k, bias)
+                if self.layout.delayed[k]:
+                    counts = self._spikes_before(k)
+                    for row in np.flatnonzero(counts).tolist():
+                        self._deliver_through(k, row, float(counts[row]), reached)
+        for p in range(len(self.neurons)):
+            here = slice(*self.layout.start[p : p + 2])
+            if reached[here].any():
+                self._evaluate_population(p, reached[here])
         self.step += 1
 
-    def _evaluate_population(self, p: int) -> None:
+    def _evaluate_population(self, p: int, reached: Reached) -> None:
         here = slice(*self.layout.start[p : p + 2])
-        able = self.able[here]
+        able = self.able[here] & reached
         integrating = self.execution.refractory[p] == "integrate"
-        self.neuron_updates += len(able) if integrating else int(able.sum())
+        self.neuron_updates += int(reached.sum()) if integrating else int(able.sum())
         self.last_evaluation[here][able] = self.step
         if not self.neurons[p].spiking:
             return
@@ -315,11 +400,28 @@ class SampleRun:
             self.able[neuron] = False
             self.ignoring[neuron] |= self.execution.refractory[p] == "discard"
 
-    def _emit(self, source: int, amplitude: float, potential: float) -> None:
-        event = Event(source, amplitude, potential, self.t, self.step)
+    def _emit(self, source: int, amplitude: float, potential: float, step: int | None = None) -> None:
+        """Make a spike, a queued input or a released unit pending."""
+        event = Event(source, amplitude, potential, self.t, self.step if step is None else step)
         self.emissions[-1].append(event)
-        if any(self._row(k, source) >= 0 for k in range(len(self.layout.target))):
+        goes_on = [
+            k
+            for k in range(len(self.layout.target))
+            if self._row(k, source) >= 0 and not self.layout.delayed[k]
+        ]
+        if goes_on:
             self.pending.append(event)
+
+    def _relay(self, source: int, amount: float, cell: int) -> Event:
+        """Log what a junction's unit passes on at once."""
+        event = Event(source, amount, amount, self.t, self.step, cell)
+        self.emissions[-1].append(event)
+        self._mark_delivered(event)
+        return event
+
+    def _mark_delivered(self, event: Event) -> None:
+        event.delivered = (self.t, self.step)
+        self.deliveries[-1].append(event)
 
     def _stays_able(self, p: int, source: int) -> bool:
         rate = self.execution.refractory_dropout[p]

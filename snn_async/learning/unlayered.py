@@ -29,14 +29,19 @@ class Job:
     simulation: Simulation | None = None
 
     def values(self, tensors: tuple[Tensor, ...]) -> Values:
-        named = dict(zip(DIFFERENTIABLE, tensors, strict=True))
-        return Values(**named, source_scale=self.source_scale, target_scale=self.target_scale)
+        named: dict[str, Any] = dict(zip(DIFFERENTIABLE, tensors, strict=False))
+        return Values(
+            **named,
+            source_scale=self.source_scale,
+            target_scale=self.target_scale,
+            parameters=tensors[len(DIFFERENTIABLE) :],
+        )
 
 
 class UnlayeredBackprop(torch.autograd.Function):
     """Forward simulates the events, backward replays the event log.
 
-    Takes the DIFFERENTIABLE tensors of `Values`; returns the final potentials of all neurons (B, N),
+    Takes the DIFFERENTIABLE tensors of `Values`, then its `parameters`; returns the final potentials (B, N),
     then the spikes and the potentials (T, B, size) of every slice in `Job.returned`.
     """
 
@@ -69,7 +74,7 @@ class UnlayeredBackprop(torch.autograd.Function):
             _scatter(like, job.returned, grads[1::2], grad_final),
             needs_x=ctx.needs_input_grad[1],
         )
-        return (None, *(getattr(gradients, name) for name in DIFFERENTIABLE))
+        return (None, *(getattr(gradients, name) for name in DIFFERENTIABLE), *gradients.parameters)
 
 
 def _scatter(
