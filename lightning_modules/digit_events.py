@@ -32,7 +32,7 @@ class DigitEvents(EventData):
         camera: the simulated camera; `SaccadeCamera()` if None.
         camera_seed: seed of the camera's noise events.
         cache_dir: folder for the binned recordings; None: "snn-async" in the user's cache folder.
-        folds, fold, **options: those of `EventData`.
+        folds, fold, **options: those of `EventData` and `SplitData`.
 
     Raises:
         ConfigError: an option outside its range, or (on use) a cache folder that cannot be written.

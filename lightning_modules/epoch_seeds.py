@@ -6,7 +6,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader, RandomSampler
 
-ORDER, TRAINING = 0, 1
+ORDER, TRAINING, AUGMENTATION = 0, 1, 2**40
 
 
 class EpochSeeds(Callback):
@@ -54,6 +54,12 @@ class EpochSeeds(Callback):
     ) -> None:
         if trainer.is_last_batch:
             self.next_epoch = trainer.current_epoch + 1
+
+    def augmentation(self, epoch: int) -> torch.Generator:
+        """Return a new generator for an epoch's random transformations of the data."""
+        if self.seed is None:
+            self.seed = torch.initial_seed()
+        return torch.Generator().manual_seed(self._mix(epoch, AUGMENTATION))
 
     def _seed_sampler(self, sampler: Any) -> None:
         if isinstance(sampler, RandomSampler):

@@ -22,7 +22,7 @@ class EventArchive(EventData):
         time_window_us: length of a frame in microseconds.
         first_ms: use only events before this time in milliseconds; None: all.
         frames: T, later events are left out; None: as `first_ms`, or else the longest recording, needs.
-        folds, fold, **options: those of `EventData`.
+        folds, fold, **options: those of `EventData` and `SplitData`.
 
     Raises:
         ConfigError: an option outside its range.

@@ -16,9 +16,9 @@ MAX_BYTES = 8 * 2**30
 
 
 class Batch(NamedTuple):
-    """One batch: x (T, B, P, H, W) float32 event counts, y (B,) int64 labels, sample_ids (B,) int64.
+    """One batch: x (T, B, C, H, W) float32 event counts or images, y (B,) int64 labels, sample_ids (B,) int64.
 
-    A sample id is the recording's index in the whole data set, so what depends on it (a random schedule) does
+    A sample id is the sample's index in the whole data set, so what depends on it (a random schedule) does
     not depend on the batch.
     """
 

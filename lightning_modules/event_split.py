@@ -1,4 +1,4 @@
-"""A split of recordings into training, validation and test set, from a seed of its own."""
+"""A split of samples into training, validation and test set, from a seed of its own."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -74,6 +74,24 @@ class Split:
             ) from error
         return {"train": np.sort(train), "val": np.sort(val), "test": np.sort(test)}
 
+    def some(self, indices: Indices, label: NDArray, count: int) -> Indices:
+        """Return `count` of the indices, ascending, always the same ones; all of them if they are fewer.
+
+        Args:
+            label: (N,) of all samples.
+
+        Raises:
+            DataError: a count too small for one sample of every class, if stratified.
+        """
+        if count >= len(indices):
+            return indices
+        try:
+            return np.sort(self._deal(indices, label, count)[1])
+        except ValueError as error:
+            raise DataError(
+                f"{count} of {len(indices)} samples cannot be taken by {self} ({error}); give more, or stratified=False"
+            ) from error
+
     def _test(self, every: Indices, label: NDArray) -> tuple[Indices, Indices]:
         from sklearn.model_selection import KFold, StratifiedKFold
 
@@ -86,7 +104,7 @@ class Split:
         return list(deal.split(every, label))[self.fold]
 
     def _deal(self, indices: Indices, label: NDArray, share: float) -> tuple[Indices, Indices]:
-        """Return what is left of `indices`, and the share taken out."""
+        """Return what is left of `indices`, and the share (below 1) or number taken out."""
         from sklearn.model_selection import train_test_split
 
         if not share:
