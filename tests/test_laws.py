@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from networks import KINDS, Recipe, frames, network
+from networks import KINDS, MOTIFS, Drawing, Recipe, frames, network
 from spikingjelly.activation_based import neuron
 from torch import nn
 
@@ -14,6 +14,7 @@ from snn_async.engines.contract import Values
 from snn_async.engines.numba_engine import NumbaEngine
 from snn_async.engines.reference import ReferenceEngine
 from snn_async.engines.reference_replay import masked_sum
+from snn_async.grids import to_units
 from snn_async.learning.unlayered import UnlayeredBackprop
 from snn_async.values import collect
 
@@ -77,13 +78,16 @@ def test_the_number_of_threads_does_not_show_in_large_layers_either(name):
 
 
 # a detached reset is not the derivative of anything; the engines' agreement covers it
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if "detach_reset" not in KINDS[kind]])
+CASES = [(None, kind) for kind in KINDS if "detach_reset" not in KINDS[kind]]
+CASES += [(motif, "subtract") for motif in MOTIFS]
+
+
+@pytest.mark.parametrize("motif, kind", CASES)
 @pytest.mark.parametrize("refractory", ["discard", "integrate", "off"])
-def test_replay_is_the_derivative_of_the_masked_sum(monkeypatch, kind, refractory):
+def test_replay_is_the_derivative_of_the_masked_sum(monkeypatch, motif, kind, refractory):
     """With a smooth stand-in for H and the log frozen, finite differences agree with autograd of the oracle."""
-    recipe = Recipe((6, 5, 4), (kind, kind), seed=4)
-    graph = recipe.graph()
-    x = frames(graph, 3, 2, recipe.seed)
+    graph = MOTIFS[motif](Drawing(4, [kind])) if motif else Recipe((6, 5, 4), (kind, kind), seed=4).graph()
+    x = frames(graph, 3, 2, 4)
     captured = {}
     original = ReferenceEngine.simulate
 
@@ -95,14 +99,14 @@ def test_replay_is_the_derivative_of_the_masked_sum(monkeypatch, kind, refractor
     monkeypatch.setattr(ReferenceEngine, "simulate", capture)
     net = network(graph, ReferenceEngine(), scheduler="random", forward_group_size=1, refractory=refractory)
     net.run(x)
-    values = collect(graph, x, None)
-    smooth = [torch.special.expit] * 2
+    values = collect(graph, to_units(x.flatten(2), graph.input_grid), None)
+    smooth = [torch.special.expit] * len(graph.populations)
     names = ["x", "weights", "biases", "leak", "offset", "threshold", "potentials"]
     generator = torch.Generator().manual_seed(0)
     point = {n: getattr(values, n).detach().clone() for n in names}
     along = {n: torch.randn(point[n].shape, generator=generator, dtype=torch.float64) for n in names}
     # zero inputs stay zero: a queued or absent input is not an event
-    along["x"] = along["x"] * (x != 0)
+    along["x"] = along["x"] * (values.x != 0)
 
     def loss(step):
         moved = Values(**{n: point[n] + step * along[n] for n in names}, source_scale=values.source_scale,

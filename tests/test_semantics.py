@@ -16,6 +16,7 @@ from snn_async.engines.reference import ReferenceEngine
 from snn_async.errors import RunawayError
 from snn_async.graph import INPUT, Graph, Population, Projection
 from snn_async.neurons import Neuron, NeuronParameters
+from snn_async.synapses import Dense
 
 COMPETING = [[2.0, -2.0, 0.0], [-2.0, 2.0, 0.5]]  # rows Y, Z; columns A, B, C
 EXCITING = [[2.0, 2.0, -1.0], [0.0, 0.0, 0.0]]
@@ -27,13 +28,13 @@ class Plain(nn.Module):
         return NeuronParameters(leak=one, gain=one, offset=0 * one, threshold=one)
 
 
-def linear(rows, bias=None):
+def dense(rows, bias=None):
     layer = nn.Linear(len(rows[0]), len(rows), bias is not None, dtype=torch.float64)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor(rows))
         if bias is not None:
             layer.bias.copy_(torch.tensor(bias))
-    return layer
+    return Dense((layer,), (len(rows[0]), 1, 1))
 
 
 def graph(output_weights, output_bias=None, reset="value"):
@@ -41,8 +42,8 @@ def graph(output_weights, output_bias=None, reset="value"):
     return Graph(
         [Population("hidden", 3, neuron), Population("output", 2, neuron)],
         [
-            Projection("in", INPUT, "hidden", (linear([[1.5, 0.0], [2.0, 0.0], [3.0, 0.0]]),)),
-            Projection("out", "hidden", "output", (linear(output_weights, output_bias),)),
+            Projection("in", INPUT, "hidden", dense([[1.5, 0.0], [2.0, 0.0], [3.0, 0.0]])),
+            Projection("out", "hidden", "output", dense(output_weights, output_bias)),
         ],
         "output",
     )

@@ -76,7 +76,7 @@ class _Sample:
         self.count_before = self.spikes_before.to(potential)
         for t in range(len(self.values.x)):
             self.t = t
-            self._follow_holders()
+            self._follow_junctions()
             base, residual = self._begin(potential)
             self.silent = torch.zeros_like(base)
             count = torch.zeros_like(base)
@@ -265,22 +265,23 @@ class _Sample:
             return self.silent[slice(*self.layout.start[node : node + 2])]
         junction = self.junctions[node]
         if junction.waits:
-            joined = self._joined(node)
-            return torch.where(joined == 0, joined, 0.0)
+            return torch.where(self.emitting[node], 0.0, self._joined(node))
         cells = torch.zeros(junction.cell_count).to(self.values.x)
         for k in self._into(node):
             cells = cells + self._through(k, self._would_be(int(self.layout.source[k]), step))
         return cells if junction.kind == "sum" else cells[self._holders(node, step)]
 
-    def _follow_holders(self) -> None:
-        """Read from the log which cell holds each window's maximum, and from which forward step on."""
+    def _follow_junctions(self) -> None:
+        """Read from the log which units passed something on, and which cell holds each maximum from which step on."""
         log, b, t = self.log, self.b, self.t
         self.changes: dict[int, list[tuple[int, int, int]]] = {node: [] for node in self.junctions}
+        self.emitting = {node: torch.zeros(self._size(node), dtype=torch.bool) for node in self.junctions}
         for row in range(log.emitted[b, 1 + t], log.emitted[b, 2 + t]):
             for node in self.junctions:
                 unit = int(log.source[row]) - self._first_unit(node)
-                if 0 <= unit < self._size(node) and log.cell[row] >= 0:
+                if 0 <= unit < self._size(node):
                     step = 0 if self.execution.layered else int(log.step[row])
+                    self.emitting[node][unit] = True
                     self.changes[node].append((step, unit, int(log.cell[row])))
 
     def _holders(self, node: int, step: int) -> Tensor:
