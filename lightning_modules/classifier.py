@@ -8,38 +8,47 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from torch import Tensor, nn
-from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import MeanMetric
 
 from lightning_modules.blame import blame
 from lightning_modules.checkpoints import check_architecture, network_of
 from lightning_modules.epoch_seeds import EpochSeeds
-from lightning_modules.losses import RateLoss
-from lightning_modules.models import make_model
-from snn_async import AsyncRun, asynchronize
+from lightning_modules.factories import make_model
+from lightning_modules.losses import MeanLoss, RateLoss
+from lightning_modules.network_module import NetworkModule
+from lightning_modules.outcome import Outcome
 from snn_async.errors import ConfigError, DataError, OptionError
 
 Batch = Sequence[Tensor]
 
 
-class SpikingClassifier(pl.LightningModule):
-    """Classifies by the output neuron with most spikes (a tie goes to the lower class).
+class SpikingClassifier(NetworkModule):
+    """Classifies by the output neuron with most spikes or highest mean potential (a tie goes to the lower class).
 
     Batches are (x, y) or (x, y, sample_ids): x (T, B, ...), y (B,), sample_ids (B,) int64. In evaluation
     the ids key the schedules' random numbers, so results do not depend on batching; without ids samples
     are counted in the order of the loader. A readout that never spikes is judged by its potentials.
 
+    BatchNorm: asynchronous runs and every evaluation use its running statistics. Layered training leaves it as it
+    is: it runs the source model itself, in its own framework, with the batch's statistics, which update the running
+    ones. Unlayered training from scratch therefore needs `warmup_layered_steps`, or a trained network to start from.
+
     Logged per epoch as `{train,val,test}_*`: `loss`; `accuracy`; `spikes` (per sample, all populations);
-    `forward_steps` (per timestep).
+    `forward_steps` (per timestep; not of the source model's own runs); with a warm-up `train_layered`, the share of
+    steps trained layered.
 
     Args:
         network: the source model, or "package.module:factory", called with `network_args`.
         execution: "layered" (with the barrier) or "asynchronous"; the options below `spike_penalty` describe
             the asynchronous execution and are those of `snn_async.asynchronize`.
         network_args: see `network`.
-        loss: takes outputs (T, B, classes) and targets (B,); `RateLoss()` if None. snnTorch's losses fit.
+        input_shape: of one sample in one timestep, such as (C, H, W); None: that of the first batch.
+        loss: takes outputs (T, B, classes) and targets (B,); if None, `RateLoss()` on spikes and `MeanLoss()` on
+            potentials. snnTorch's losses fit.
         optimizer, lr_scheduler: take parameters, and the optimizer; schedulers step once per epoch.
         spike_penalty: weight of the L1 penalty, the mean number of hidden spikes per sample.
+        warmup_layered_steps: number of first optimizer steps of asynchronous training that are layered; BatchNorm
+            gets its running statistics there, and keeps them afterwards.
 
     Raises:
         OptionError, UnsupportedModelError, UnsupportedByEngineError: see `snn_async.asynchronize`.
@@ -52,10 +61,12 @@ class SpikingClassifier(pl.LightningModule):
         execution: Literal["layered", "asynchronous"] = "asynchronous",
         *,
         network_args: dict[str, Any] | None = None,
+        input_shape: Sequence[int] | None = None,
         loss: Callable[..., Any] | None = None,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
         spike_penalty: float = 0.0,
+        warmup_layered_steps: int = 0,
         scheduler: str = "momentum",
         forward_group_size: int | None = 8,
         refractory: Literal["discard", "integrate", "off"] | None = None,
@@ -68,11 +79,6 @@ class SpikingClassifier(pl.LightningModule):
         backend: str = "auto",
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        if execution not in ("layered", "asynchronous"):
-            raise OptionError(f"execution={execution!r} is unknown; choose 'layered' or 'asynchronous'")
-        if not 0 <= spike_penalty < float("inf"):
-            raise OptionError(f"spike_penalty={spike_penalty} must be finite and at least 0")
         if network_args and not isinstance(network, str):
             raise OptionError(
                 "network_args go with a network named as 'package.module:factory'; leave them out"
@@ -85,23 +91,11 @@ class SpikingClassifier(pl.LightningModule):
             options |= {"scheduler": scheduler, "forward_group_size": forward_group_size, "stop": stop}
             options |= {"refractory_dropout": refractory_dropout, "leftover": leftover, "input": input}
             options |= {"momentum_noise": momentum_noise}
-        self.net = asynchronize(
-            make_model(network, network_args) if isinstance(network, str) else network, **options
-        )
-        graph = self.net.graph
-        readout = graph.populations[graph.index[graph.output]]
-        self.classes = readout.size
-        self.hidden = tuple(p.name for p in graph.populations if p.name != graph.output)
-        if spike_penalty and not self.hidden:
-            raise OptionError(
-                f"spike_penalty={spike_penalty}: the network has no hidden neurons; leave it out"
-            )
-        self.loss = loss or RateLoss()
+        super().__init__(execution, options, spike_penalty, warmup_layered_steps)
+        self.connect(make_model(network, network_args) if isinstance(network, str) else network, input_shape)
+        self.loss = loss
         self.make_optimizer, self.make_lr_scheduler = optimizer, lr_scheduler
-        self.spike_penalty = spike_penalty
-        self.accuracies = nn.ModuleDict(
-            {f"{stage}_accuracy": MulticlassAccuracy(self.classes, average="micro") for stage in STAGES}
-        )
+        self.accuracies = nn.ModuleDict({f"{stage}_accuracy": MeanMetric() for stage in STAGES})
         self.samples_seen = 0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -121,7 +115,7 @@ class SpikingClassifier(pl.LightningModule):
         """Return `sample_id`, `class`, `forward_steps` (B,) and `counts` (B, classes), summed over time."""
         ids = self._sample_ids(batch)
         run = self.net.run(batch[0], sample_ids=ids)
-        counts = self._outputs(run).sum(0)
+        counts = run.output.sum(0)
         steps = run.activity.forward_steps.sum(0)
         return {"sample_id": ids, "class": counts.argmax(1), "counts": counts, "forward_steps": steps}
 
@@ -167,33 +161,36 @@ class SpikingClassifier(pl.LightningModule):
 
     def _step(self, batch: Batch, stage: str, sample_ids: Tensor | None) -> Tensor:
         x, y = self.labelled(batch)
-        run = self.net.run(x, sample_ids=sample_ids, record=self.hidden if self.spike_penalty else ())
-        outputs = self._outputs(run)
+        outcome = self.run(x, stage, sample_ids)
+        loss_of = self.loss or (RateLoss() if outcome.reads == "spikes" else MeanLoss())
         with blame("loss"):
-            loss = self.loss(outputs, y).reshape(())
+            loss = loss_of(outcome.output, y).reshape(())
         if self.spike_penalty:
-            hidden = torch.stack([record.spikes.sum() for record in run.records.values()])
-            loss = loss + self.spike_penalty * hidden.sum() / len(y)
-        self._log(stage, loss, outputs, y, run)
+            loss = loss + self.spike_penalty * outcome.hidden / len(y)
+        self._log(stage, loss, outcome, y)
         return loss
 
-    def _log(self, stage: str, loss: Tensor, outputs: Tensor, y: Tensor, run: AsyncRun) -> None:
+    def _log(self, stage: str, loss: Tensor, outcome: Outcome, y: Tensor) -> None:
         accuracy = self.accuracies[f"{stage}_accuracy"]
-        assert isinstance(accuracy, Metric)
-        accuracy(outputs.detach().sum(0), y)
-        spikes = torch.stack([s.sum() for s in run.activity.spikes.values()]).sum() / len(y)
-        steps = run.activity.forward_steps.float().mean()
+        assert isinstance(accuracy, MeanMetric)
+        accuracy((outcome.output.detach().sum(0).argmax(1) == y).float())
         log = partial(self.log, on_step=False, on_epoch=True, batch_size=len(y))
         log(f"{stage}_loss", loss.detach(), prog_bar=True)
         log(f"{stage}_accuracy", accuracy, prog_bar=True)
-        log(f"{stage}_spikes", spikes)
-        log(f"{stage}_forward_steps", steps)
+        log(f"{stage}_spikes", outcome.spikes.float() / len(y))
+        if outcome.forward_steps is not None:
+            log(f"{stage}_forward_steps", outcome.forward_steps)
 
     def labelled(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return x and y of a batch; DataError if it has no labels or others than the network's outputs."""
+        """Return x and y of a batch, for which the network is built.
+
+        Raises:
+            DataError: for a batch without labels, or with others than the network's outputs.
+        """
         if not isinstance(batch, list | tuple) or len(batch) < 2:
             raise DataError("batches hold no labels; give (x, y) or (x, y, sample_ids)")
         x, y = batch[0], batch[1]
+        self.prepare(x)
         if y.ndim != 1 or y.is_floating_point() or len(y) and not 0 <= y.min() <= y.max() < self.classes:
             raise DataError(
                 f"labels of shape {tuple(y.shape)} and type {y.dtype} from {y.min()} to {y.max()} do not fit a "
@@ -201,9 +198,6 @@ class SpikingClassifier(pl.LightningModule):
                 f"{self.classes - 1}, or the network more outputs"
             )
         return x, y
-
-    def _outputs(self, run: AsyncRun) -> Tensor:
-        return run.output
 
     def _sample_ids(self, batch: Batch) -> Tensor:
         first, self.samples_seen = self.samples_seen, self.samples_seen + batch[0].shape[1]

@@ -31,3 +31,22 @@ class RateLoss(nn.Module):
 
     def extra_repr(self) -> str:
         return f"scale={self.scale}, label_smoothing={self.label_smoothing}"
+
+
+class MeanLoss(nn.Module):
+    """Cross entropy on the mean over time: -log softmax(mean_t o_t)[y], mean over samples; for potentials (logits).
+
+    Args:
+        label_smoothing: as in `torch.nn.functional.cross_entropy`.
+    """
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of outputs (T, B, classes) for targets (B,)."""
+        return cross_entropy(outputs.mean(0), targets, label_smoothing=self.label_smoothing)
+
+    def extra_repr(self) -> str:
+        return f"label_smoothing={self.label_smoothing}"

@@ -1,13 +1,10 @@
-"""Network factories that the configurations name, and how any other factory is named."""
+"""Network factories that the configurations name."""
 
-import importlib
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from torch import nn
 
-from lightning_modules.blame import blame
 from snn_async.errors import ConfigError
 
 
@@ -65,58 +62,56 @@ def spikingjelly_mlp(
     return nn.Sequential(*layers)
 
 
-def find_factory(path: str) -> Callable[..., nn.Module]:
-    """Return the object that `path`, "package.module:factory", names.
+def conv_net(
+    in_channels: int = 2,
+    size: Sequence[int] = (34, 34),
+    channels: Sequence[int] = (8, 16, 32),
+    classes: int = 10,
+    kernel_size: int = 3,
+    pooling: Literal["stride", "max", "avg"] = "stride",
+    batch_norm: bool = False,
+    beta: float = 0.9,
+    threshold: float = 1.0,
+    reset_mechanism: Literal["subtract", "zero", "none"] = "subtract",
+    reset_delay: bool = True,
+    bias: bool = False,
+) -> nn.Sequential:
+    """Return Conv2d and `snntorch.Leaky` for every number in `channels`, then Flatten, Linear and `Leaky`.
+
+    Args:
+        in_channels, size: of one sample in one timestep, (C, H, W) = (in_channels, *size).
+        kernel_size: odd, in pixels; convolutions are padded by half of it.
+        pooling: how each convolution halves height and width (rounded up with "stride", else down): a stride of 2,
+            or 2x2 pooling between a convolution of stride 1 and its neurons.
+        batch_norm: whether a BatchNorm2d follows each convolution.
+        beta, threshold, reset_mechanism, reset_delay, bias: as in `mlp`.
 
     Raises:
-        ConfigError: if the path has another form, the module raises, or it or the name is not there.
+        ConfigError: for an unknown pooling, an even kernel, or an image too small to be halved that often.
     """
-    module, _, name = path.partition(":")
-    if not module or not name:
+    import snntorch
+
+    if pooling not in ("stride", "max", "avg"):
+        raise ConfigError(f"pooling={pooling!r}: choose 'stride', 'max' or 'avg'")
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ConfigError(f"kernel_size={kernel_size}: give an odd number, such as 3")
+    neuron: dict[str, Any] = {"beta": beta, "threshold": threshold, "init_hidden": True}
+    neuron |= {"reset_mechanism": reset_mechanism, "reset_delay": reset_delay}
+    layers: list[nn.Module] = []
+    height, width = size
+    for fan_in, fan_out in zip([in_channels, *channels], channels, strict=False):
+        strided = pooling == "stride"
+        padding = kernel_size // 2
+        layers.append(nn.Conv2d(fan_in, fan_out, kernel_size, 1 + strided, padding, bias=bias))
+        layers += [nn.BatchNorm2d(fan_out)] if batch_norm else []
+        layers += [] if strided else [nn.MaxPool2d(2) if pooling == "max" else nn.AvgPool2d(2)]
+        layers.append(snntorch.Leaky(**neuron))
+        height, width = ((side + strided) // 2 for side in (height, width))
+    if height < 1 or width < 1:
         raise ConfigError(
-            f"model={path!r} is no factory; write 'package.module:factory', e.g. 'my_models:make_net'"
+            f"size={list(size)} cannot be halved {len(channels)} times with pooling={pooling!r}; give fewer channels "
+            "or larger images"
         )
-    try:
-        with blame(f"model={path!r}: importing {module!r}"):
-            found = importlib.import_module(module)
-    except ConfigError as error:
-        cause = error.__cause__
-        if isinstance(cause, ModuleNotFoundError) and f"{module}.".startswith(f"{cause.name}."):
-            raise ConfigError(
-                f"model={path!r}: there is no module {cause.name!r}; the current directory and installed "
-                "packages count"
-            ) from cause
-        raise
-    factory = getattr(found, name, None)
-    if factory is None:
-        raise ConfigError(f"model={path!r}: module {module!r} has no {name!r}")
-    if not callable(factory):
-        raise ConfigError(
-            f"model={path!r} is a {type(factory).__name__}, not a function or class that makes a model"
-        )
-    return factory
-
-
-def make_model(path: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
-    """Call the factory named by `path` with `arguments`.
-
-    Raises:
-        ConfigError: if there is no such factory, it does not take the arguments, it raises, or it returns
-            no module.
-    """
-    factory, arguments = find_factory(path), dict(arguments or {})
-    _check_arguments(factory, f"model={path!r} with {arguments}", arguments)
-    with blame(f"model={path!r} with {arguments}"):
-        model = factory(**arguments)
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"model={path!r} returned a {type(model).__name__}, not a torch.nn.Module")
-    return model
-
-
-def _check_arguments(factory: Callable[..., nn.Module], what: str, arguments: Mapping[str, Any]) -> None:
-    try:
-        signature = inspect.signature(factory)
-    except (TypeError, ValueError):  # as of some built-in callables, which have none
-        return
-    with blame(what, "change model_args"):
-        signature.bind(**arguments)
+    features = (channels[-1] if channels else in_channels) * height * width
+    layers += [nn.Flatten(), nn.Linear(features, classes, bias=bias), snntorch.Leaky(**neuron)]
+    return nn.Sequential(*layers)

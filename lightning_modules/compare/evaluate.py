@@ -1,6 +1,7 @@
 """Evaluate one trained model under every execution."""
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +13,23 @@ from snn_async import AsyncNetwork, asynchronize
 
 
 def make_networks(
-    model: nn.Module, conditions: Sequence[Condition], settings: CompareSettings
+    model: nn.Module,
+    conditions: Sequence[Condition],
+    settings: CompareSettings,
+    input_shape: tuple[int, ...] | None = None,
 ) -> dict[Condition, AsyncNetwork]:
     """Return one execution of the same parameters per condition, in evaluation mode.
+
+    Args:
+        input_shape: of one sample in one timestep; None: that of the first batch.
 
     Raises:
         OptionError, UnsupportedModelError, UnsupportedByEngineError: if one cannot be run.
     """
     seed = settings.evaluation.seed
+    shape: dict[str, Any] = {} if input_shape is None else {"input_shape": input_shape}
     return {
-        c: asynchronize(model, seed=seed, **c.options, **settings.execution.of(c.execution)).eval()
+        c: asynchronize(model, seed=seed, **shape, **c.options, **settings.execution.of(c.execution)).eval()
         for c in conditions
     }
 

@@ -91,7 +91,8 @@ def spikes(rows: Sequence[Row], size: str, stop: str) -> Figure:
             means, sds = zip(*(over_seeds(rows, f"spikes_{name}", where) for name in names), strict=True)
             places = [k - 0.4 + width * (i + 0.5) for k in range(len(names))]
             axes.bar(places, means, width, yerr=sds, color=COLORS[training], capsize=2, label=training)
-        axes.set_xticks(range(len(names)), names)
+        many = len(names) > 5  # as of a residual network, whose names are long too
+        axes.set_xticks(range(len(names)), names, rotation=90 * many, fontsize="small" if many else None)
         axes.set(title=f"{execution} execution", xlabel="population")
     panels[0].set_ylabel("spikes per sample")
     panels[-1].legend(title="training", fontsize="small")
@@ -119,7 +120,8 @@ def raster(layered: dict[str, Tensor], asynchronous: dict[str, Tensor], titles: 
             ticks.append((base + (counts.shape[1] - 1) / 2, name))
             base += counts.shape[1]
             axes.axhline(base - 0.5, color="0.8", lw=0.8)
-        axes.set_yticks([place for place, _ in ticks], [f"population {name}" for _, name in ticks])
+        label = "{}" if len(ticks) > 5 else "population {}"
+        axes.set_yticks([place for place, _ in ticks], [label.format(name) for _, name in ticks])
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(title=title, xlabel="timestep", ylim=(-1, base))
     figure.suptitle("Spikes of one test sample (orange: only in this run)", fontsize="medium")

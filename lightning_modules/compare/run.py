@@ -82,15 +82,15 @@ def _check(plan: list[Case], settings: CompareSettings, data: LightningDataModul
     """Raise what would be raised later, after hours and with files written; return what is measured."""
     representatives = {case.training: case for case in plan}.values()
     classifiers = [make_classifier(case, settings) for case in representatives]
-    network, outputs = classifiers[0].net.model, classifiers[0].classes
-    networks = make_networks(network, conditions(settings), settings)
+    networks = make_networks(classifiers[0].net.model, conditions(settings), settings)
     with blame("data"):
         classes = getattr(data, "num_classes", None)
         batch = next(iter(held_out(data)), None)
-    if classes is not None and classes != outputs:
-        raise ConfigError(f"the data have {classes} classes, but {settings.model!r} has {outputs} outputs")
     if batch is None:
         raise ConfigError("the data have no test samples to evaluate the models on")
+    classifiers[0].prepare(batch[0])
+    if classes is not None and classes != (outputs := classifiers[0].classes):
+        raise ConfigError(f"the data have {classes} classes, but {settings.model!r} has {outputs} outputs")
     classifiers[0].labelled(batch)
     with blame("the first evaluation fails"):
         tallies = evaluate(networks, [[batch[0][:, :1], *(part[:1] for part in batch[1:])]])

@@ -23,10 +23,12 @@ class Training:
         epochs: of the training data.
         optimizer, lr_scheduler: class_path and init_args of torch's (schedulers step once per epoch).
         loss: class_path and init_args of a callable loss(outputs (T, B, classes), targets (B,));
-            `RateLoss()` if null.
+            if null `RateLoss()`, or `MeanLoss()` for a model that returns potentials.
         forward_group_size: F of unlayered training; null for all pending spikes.
         refractory_dropout: of unlayered training, 0..1.
         spike_penalty: weight of the mean number of hidden spikes per sample.
+        warmup_layered_steps: number of first optimizer steps of unlayered training that are layered: a model with
+            BatchNorm gets its running statistics there (see `SpikingClassifier`).
         select: keep the "last" epoch's weights, or those of the "best" validation accuracy under the
             training's own execution.
     """
@@ -39,6 +41,7 @@ class Training:
     forward_group_size: int | None = 8
     refractory_dropout: float = 0.0
     spike_penalty: float = 0.0
+    warmup_layered_steps: int = 0
     select: Literal["last", "best"] = "last"
 
 
@@ -113,6 +116,10 @@ class CompareSettings:
         ):
             if value is not None and value < 1:
                 raise ConfigError(f"{name}: {value} must be at least 1")
+        if training.warmup_layered_steps < 0:
+            raise ConfigError(
+                f"training.warmup_layered_steps: {training.warmup_layered_steps} must be at least 0"
+            )
         for seed in self.seeds:
             if not 0 <= seed < 2**63:
                 raise ConfigError(f"seeds: {seed} must be between 0 and 2**63 - 1")

@@ -15,8 +15,8 @@ from lightning_modules.checkpoints import check_architecture, network_of, read_c
 from lightning_modules.classifier import SpikingClassifier
 from lightning_modules.compare.plan import Case
 from lightning_modules.compare.settings import CompareSettings
+from lightning_modules.factories import make_model
 from lightning_modules.files import write_whole
-from lightning_modules.models import make_model
 from lightning_modules.quiet import quiet_lightning
 from snn_async.errors import CheckpointError
 
@@ -43,14 +43,15 @@ def make_classifier(case: Case, settings: CompareSettings) -> SpikingClassifier:
     Raises:
         ConfigError, OptionError, UnsupportedModelError, UnsupportedByEngineError: if it cannot be trained.
     """
-    training = settings.training
+    training, layered = settings.training, case.training == "layered"
     return SpikingClassifier(
         initial_model(case, settings),
-        execution="layered" if case.training == "layered" else "asynchronous",
+        execution="layered" if layered else "asynchronous",
         scheduler=case.training,
         forward_group_size=training.forward_group_size,
         refractory_dropout=training.refractory_dropout,
         spike_penalty=training.spike_penalty,
+        warmup_layered_steps=0 if layered else training.warmup_layered_steps,
         loss=training.loss,
         optimizer=training.optimizer,
         lr_scheduler=training.lr_scheduler,
