@@ -237,6 +237,17 @@ class Graph:
         """Return the projections out of a node or the input."""
         return [p for p in self.projections if p.source == name]
 
+    def reaches(self, source: str) -> set[str]:
+        """Return the populations and waiting junctions that an event of `source` reaches in one forward step."""
+        reached: set[str] = set()
+        for projection in self.out_of(source):
+            target = self.nodes[projection.target]
+            if projection.delayed:
+                continue
+            passes_on = isinstance(target, Junction) and not target.waits
+            reached |= self.reaches(target.name) if passes_on else {target.name}
+        return reached
+
     @cached_property
     def modules(self) -> tuple[tuple[str, nn.Module], ...]:
         """The source model's modules that this graph reads, each with the name of its population or projection."""

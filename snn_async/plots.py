@@ -9,7 +9,7 @@ from torch import Tensor
 from snn_async import checks
 from snn_async.engines.contract import Execution
 from snn_async.errors import InputError, OptionError
-from snn_async.graph import INPUT, Graph
+from snn_async.graph import INPUT, Graph, Population
 from snn_async.network import AsyncNetwork
 from snn_async.results import AsyncRun, Record
 from snn_async.trace import Trace, TraceEvent, TraceRow, describe_execution
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 BOTH, ONLY_HERE, WAITING, GROUP, EVALUATED = "#3b4252", "#e8871e", "#8fa3b8", "#2e7d9a", "#d8e6ee"
 ARRIVES, FIRES = -0.28, 0.22  # within a forward step's column, currents come before spikes
 GAP = 1.2  # neurons between two bands
+MOST_LINES = 400
 
 Spikes = set[tuple[str, int, int]]  # population, neuron, timestep
 
@@ -51,7 +52,7 @@ def timeline(
         seed, sample_ids: as for `net.trace`.
 
     Raises:
-        InputError: for a network, input or sample that does not fit.
+        InputError: for a network, input or sample that does not fit, or a network too large to draw.
         OptionError: for `timesteps` outside 1..T.
         ImportError: without matplotlib, naming the extra that brings it.
     """
@@ -59,6 +60,12 @@ def timeline(
         raise InputError(f"net is a {type(net).__name__}; pass the network that asynchronize(model) returns")
     shown = _first(x, timesteps)
     traces = [net.trace(shown, sample, seed, sample_ids, layered=layered) for layered in (True, False)]
+    lines = net.graph.input_size + net.graph.size
+    if lines > MOST_LINES:
+        raise InputError(
+            f"the network has {lines} inputs and neurons, and timeline draws a line for each (at most {MOST_LINES}); "
+            "draw a smaller network, or plots.raster of a run"
+        )
     bands = _bands(net.graph)
     height = max(place + 1 for place in _places(net.graph, bands))
     columns = [max(_steps(trace, t) for trace in traces) for t in range(len(shown))]
@@ -170,9 +177,11 @@ def _meaning(execution: Execution) -> str:
 
 
 def _bands(graph: Graph) -> dict[str, tuple[float, int]]:
-    """Return where each band begins and how many neurons it has, the input lowest."""
+    """Return where each band begins and how many units it has, the input lowest; joins that wait have one too."""
     bands, base = {}, 0.0
-    for name, size in [(INPUT, graph.input_size)] + [(p.name, p.size) for p in graph.populations]:
+    nodes = [graph.nodes[name] for name in graph.order]
+    waiting = [(j.name, j.size) for j in nodes if isinstance(j, Population) or j.waits]
+    for name, size in [(INPUT, graph.input_size), *waiting]:
         bands[name] = (base, size)
         base += size + GAP
     return bands
@@ -233,8 +242,10 @@ def _draw(axes: "Axes", graph: Graph, trace: Trace, columns: list[int], only_her
 
 def _targets(graph: Graph, row: TraceRow) -> list[str]:
     """Return the populations that current reached, in order."""
-    sources = {event.population for event in row.delivered}
-    return [p for p in row.evaluated if any(k.source in sources for k in graph.into(p))]
+    reached = {name for event in row.delivered for name in graph.reaches(event.population)}
+    return [
+        name for name in graph.nodes if name in reached and (name in row.evaluated or name not in graph.index)
+    ]
 
 
 def _frame(
