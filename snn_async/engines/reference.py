@@ -17,7 +17,8 @@ from snn_async.engines.contract import (
 from snn_async.engines.eventlog import EventLog
 from snn_async.engines.layout import Layout, layout_of
 from snn_async.engines.reference_replay import masked_sum, tables_of
-from snn_async.engines.reference_simulate import Constants, Event, SampleRun
+from snn_async.engines.reference_simulate import SampleRun
+from snn_async.engines.reference_steps import Constants, Event
 from snn_async.errors import UnsupportedByEngineError
 from snn_async.graph import Graph
 from snn_async.synapses import Opaque
