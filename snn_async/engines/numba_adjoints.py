@@ -1,6 +1,6 @@
 """Loops over plain arrays for the replay: adjoints of one population or projection at a time."""
 
-from snn_async.engines.numba_records import compiled, summing
+from snn_async.engines.numba_records import compiled
 
 
 @compiled
@@ -16,57 +16,63 @@ def times(values, scale):
 
 
 @compiled
-def add_outer(grads, slot, sources, amplitudes, scale):
-    for e in range(len(sources)):
-        row = grads[sources[e]]
-        factor = amplitudes[e]
-        if len(scale) > 0:
-            factor *= scale[sources[e]]
-        for i in range(len(slot)):
-            row[i] += factor * slot[i]
-
-
-@summing
-def masked_row(weights, grads, slot, slot_step, after, step, factor):
-    """Add a delivered event's part of the weight gradient; return the adjoint of its amplitude."""
-    total = slot.dtype.type(0)
-    for i in range(len(slot)):
-        adjoint = slot[i] if step <= slot_step[i] else after[i]
-        grads[i] += factor * adjoint
-        total += weights[i] * adjoint
-    return total
+def masked(adjoints, slot, slot_step, after, step):
+    for i in range(len(adjoints)):
+        adjoints[i] = slot[i] if step <= slot_step[i] else after[i]
 
 
 @compiled
-def add_masked(grads, slot, slot_step, after, step, scale):
-    for i in range(len(grads)):
-        adjoint = slot[i] if step <= slot_step[i] else after[i]
-        grads[i] += adjoint * scale[i] if len(scale) > 0 else adjoint
+def scaled(to, values, scale):
+    for i in range(len(to)):
+        to[i] = values[i] * scale[i] if len(scale) > 0 else values[i]
 
 
-@summing
-def silent_sources(weights, slot, steps, slopes, scale, adjoints):
-    """Adjoints of silent sources; those whose surrogate is flat do not matter."""
-    for j in range(len(weights)):
-        if steps[j] < 0 or slopes[j] == 0:
-            continue
-        row = weights[j]
-        total = slot.dtype.type(0)
-        for i in range(len(slot)):
-            total += row[i] * slot[i]
-        adjoints[j] += total * scale[j] if len(scale) > 0 else total
+@compiled
+def active_neurons(active, steps, slopes):
+    """Mark the silent neurons whose spike would matter: those whose surrogate is not flat."""
+    for i in range(len(active)):
+        active[i] = steps[i] >= 0 and slopes[i] != 0
 
 
-@summing
-def input_sources(weights, slot, x, only_zeros, scale, adjoints):
-    for j in range(len(weights)):
-        if only_zeros and x[j] != 0:
-            continue
-        row = weights[j]
-        total = slot.dtype.type(0)
-        for i in range(len(slot)):
-            total += row[i] * slot[i]
-        adjoints[j] += total * scale[j] if len(scale) > 0 else total
+@compiled
+def zero_inputs(active, x):
+    for i in range(len(active)):
+        active[i] = x[i] == 0
+
+
+@compiled
+def sort_emissions(first, sources, node_of, order, start):
+    """Sort rows first, first + 1, ... by their sources' nodes; node n's are `order[start[n + 1] : start[n + 2]]`."""
+    start[:] = 0
+    for i in range(len(sources)):
+        start[node_of[sources[i]] + 2] += 1
+    for n in range(2, len(start)):
+        start[n] += start[n - 1]
+    for i in range(len(sources)):
+        n = node_of[sources[i]] + 1
+        order[start[n]] = first + i
+        start[n] += 1
+
+
+@compiled
+def sort_deliveries(rows, sources, node_of, order, start):
+    """The same for listed rows."""
+    start[:] = 0
+    for row in rows:
+        start[node_of[sources[row]] + 2] += 1
+    for n in range(2, len(start)):
+        start[n] += start[n - 1]
+    for row in rows:
+        n = node_of[sources[row]] + 1
+        order[start[n]] = row
+        start[n] += 1
+
+
+@compiled
+def list_events(rows, source, amplitude, sources, amplitudes):
+    for i in range(len(rows)):
+        sources[i] = source[rows[i]]
+        amplitudes[i] = amplitude[rows[i]]
 
 
 @compiled

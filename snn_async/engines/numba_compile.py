@@ -34,12 +34,10 @@ def _entry_points(fingerprint: int) -> tuple[Callable[..., Any], Callable[..., A
 
     @entry_point
     def replay(  # type: ignore[no-untyped-def]
-        net, rules, tensors, log, run, grads, adj, buckets, population_of, first_sample, last_sample
+        net, rules, tensors, log, run, grads, adj, first_sample, last_sample
     ):
         if fingerprint >= 0:
-            replay_chunk(
-                net, rules, tensors, log, run, grads, adj, buckets, population_of, first_sample, last_sample
-            )
+            replay_chunk(net, rules, tensors, log, run, grads, adj, first_sample, last_sample)
 
     return simulate, replay
 

@@ -24,9 +24,9 @@ from snn_async.engines.contract import (
     Values,
 )
 from snn_async.engines.decisive import surrogate_derivatives
-from snn_async.engines.layout import layout_of
 from snn_async.engines.numba_arrays import (
     SCHEDULERS,
+    SYNAPSES,
     adjoints_of,
     dense,
     doubled,
@@ -58,6 +58,17 @@ class NumbaEngine:
                 f"engine 'numba' cannot run the scheduler {execution.scheduler!r}, only the built-in "
                 f"{sorted(s.__name__.lower() for s in SCHEDULERS)}; use backend='reference'"
             )
+        for projection in graph.projections:
+            if type(projection.synapses) not in SYNAPSES:
+                raise UnsupportedByEngineError(
+                    f"engine 'numba' cannot run projection {projection.name!r} ({projection.synapses.describe()}); "
+                    "use backend='torch'"
+                )
+            if projection.delayed and projection.target not in graph.index:
+                raise UnsupportedByEngineError(
+                    f"engine 'numba' cannot run the recurrent projection {projection.name!r} into the junction "
+                    f"{projection.target!r}; use backend='reference'"
+                )
 
     def simulate(
         self, graph: Graph, execution: Execution, values: Values, start: Start, keep_log: bool
@@ -127,13 +138,12 @@ class NumbaEngine:
             {name: np.zeros(getattr(values, name).shape, dtype=tensors.x.dtype) for name in shared}
             for _ in bounds
         ]
-        population_of = layout_of(graph).population_of
 
         def chunk(task: tuple[tuple[int, int], dict[str, np.ndarray]]) -> None:
             (first, last), own = task
             grads = records.Grads(**own, potentials=potentials.numpy(), x=x.numpy())
-            adjoints, buckets = adjoints_of(net, log, tensors.x.dtype, first, last)
-            replay(net, rules, tensors, log, run, grads, adjoints, buckets, population_of, first, last)
+            adjoints = adjoints_of(net, log, tensors.x.dtype, first, last)
+            replay(net, rules, tensors, log, run, grads, adjoints, first, last)
 
         _in_threads(chunk, list(zip(bounds, sums, strict=True)))
         total = sums[0]
@@ -170,9 +180,10 @@ def _run_chunk(
     steps, _, size = tensors.x.shape
     dtype, (sample, last) = tensors.x.dtype, chunk
     work = work_of(net, tensors)
-    room = (net.neurons + size) * 2 + (last - sample) * steps * net.neurons // 4
+    units = len(net.node_of) - net.inputs
+    room = (units + size) * 2 + (last - sample) * steps * units // 4
     events = records.Events(
-        ints=np.empty((room, 5), dtype=np.int32),
+        ints=np.empty((room, 6), dtype=np.int32),
         floats=np.empty((room, 2), dtype=dtype),
         pending=np.empty(room, dtype=np.int64),
         deliveries=np.empty(room, dtype=np.int64),
@@ -189,7 +200,7 @@ def _run_chunk(
         left_floats=np.empty((room if rules.carry else 0, 2), dtype=np.float64),
         v=np.empty(net.neurons, dtype=dtype),
         fired=np.empty(net.neurons, dtype=dtype),
-        ranges=np.zeros((len(net.turn), 2), dtype=np.int64),
+        ranges=np.zeros((net.nodes, 2), dtype=np.int64),
     )
     while True:
         sample, status, t = simulate(

@@ -1,5 +1,6 @@
 """The numba engine's event loop: the rules of docs/design.md, section 3, compiled, one chunk of samples per call."""
 
+from snn_async.engines.numba_events import emit
 from snn_async.engines.numba_records import (
     AMPLITUDE,
     DELIVERIES,
@@ -29,35 +30,39 @@ from snn_async.engines.numba_steps import (
     begin,
     deliver,
     deliver_group,
-    emit,
     evaluate,
-    layered_population,
+    layered_node,
     next_turn,
+    relay,
+    release_level,
     skip_to,
     stopped,
 )
 from snn_async.engines.numba_vectors import copy, keep, log_silent, nonzero, restore
 
+NEVER = 1 << 30
+
 
 @inlined
 def end(net, tensors, work, rules, out, v, fired, keep_log):
     t, b = work.now[T], work.now[B]
-    restore(work.u, work.held, work.ignoring)
-    for p in range(len(net.turn)):
+    restore(work.u[: net.neurons], work.held, work.ignoring)
+    copy(out.turn_step[t, b], work.turn_step)
+    for p in range(net.populations):
         a, z = net.start[p], net.start[p + 1]
         out.population_spikes[t, b, p] = work.count[a:z].sum()
-        out.turn_step[t, b, p] = work.turn_step[p]
         if keep_log:
             able = work.compare[a:z] if net.spiking[p] else work.u[a:z]
             log_silent(
                 work.u[a:z],
                 able,
                 work.last_spike[a:z],
-                work.last_evaluation[p],
+                work.last_evaluation[net.block_start[p] : net.block_start[p + 1]],
+                net.block[p],
                 out.silent_step[t, b, a:z],
                 out.silent_potential[t, b, a:z],
             )
-    keep(v, work.u, work.residual, out.potentials[t, b], work.count, out.spikes[t, b])
+    keep(v, work.u[: net.neurons], work.residual, out.potentials[t, b], work.count, out.spikes[t, b])
     copy(fired, work.count)
     out.forward_steps[t, b] = work.now[NEXT_STEP]
     out.first_output[t, b] = work.now[FIRST_OUTPUT]
@@ -76,8 +81,8 @@ def start_sample(net, rules, tensors, carried, out, work, events, rooms):
     out.emitted[b, 0] = now[EVENTS]
     for row in range(carried.offsets[b], carried.offsets[b + 1]):
         at = now[EVENTS]
-        emit(net, work, events, carried.source[row], carried.amplitude[row], carried.potential[row], True)
-        events.ints[at, STEP] = carried.step[row]
+        amplitude, potential = carried.amplitude[row], carried.potential[row]
+        emit(work, events, carried.source[row], amplitude, potential, carried.step[row], -1, True)
         events.ints[at, TIMESTEP] = carried.timestep[row] - rules.timestep
 
 
@@ -99,29 +104,38 @@ def finish_sample(rules, out, work, events, rooms, steps):
 
 
 @inlined
-def first_step(net, rules, tensors, work, events, inputs, values, count):
+def first_step(net, rules, tensors, work, events, inputs, values, fired):
     if rules.queued:
-        for i in range(count):
-            emit(net, work, events, inputs[i], values[i], values[i], True)
+        for i in range(len(inputs)):
+            emit(work, events, inputs[i], values[i], values[i], 0, -1, True)
     else:
         for k in range(len(net.target)):
             if net.source[k] < 0:
-                deliver(net, tensors, work, k, inputs, values, count)
-    evaluate(net, rules, tensors, work, events)
+                deliver(net, tensors, work, k, inputs, values)
+        relay(net, tensors, work, events)
+    evaluate(net, rules, tensors, work, events, fired)
 
 
 @inlined
-def run_layered(net, rules, tensors, work, events, inputs, values, count, ranges):
-    # spikes of this timestep are found by population; only what was carried in is pending
+def run_layered(net, rules, tensors, work, events, inputs, values, fired, ranges):
+    # spikes of this timestep are found by node; only what was carried in is pending
     carried = work.now[PENDING]
     ranges[:] = 0
-    for p in range(len(net.turn)):
-        work.now[HOP] = p
-        going = layered_population(net, rules, tensors, work, events, inputs, values, count, ranges, p)
+    for place in range(net.nodes):
+        n = net.order[place]
+        going = layered_node(net, rules, tensors, work, events, inputs, values, fired, ranges, n)
         work.now[PENDING] = carried
         if not going:
             break
     work.now[PENDING] = 0
+
+
+@inlined
+def end_of_phase(net, rules, level):
+    """The turn at which the next level of waiting junctions passes on; beyond all turns if there is none."""
+    if level >= net.levels:
+        return NEVER
+    return (level + 1) * net.phase_length - 1 + (1 if rules.queued else 0)
 
 
 @inlined
@@ -136,23 +150,26 @@ def timestep(net, rules, tensors, out, work, events, rooms, keep_log):
     first = now[INPUTS]
     if first + net.inputs > len(rooms.input_source):
         return NO_ROOM
-    inputs, values = rooms.input_source[first:], rooms.input_amplitude[first:]
-    count = nonzero(tensors.x[t, b], inputs, values)
+    count = nonzero(tensors.x[t, b], rooms.input_source[first:], rooms.input_amplitude[first:])
     if count < 0:
         return NOT_FINITE
+    inputs, values = rooms.input_source[first : first + count], rooms.input_amplitude[first : first + count]
     if keep_log and not rules.queued:
         now[INPUTS] += count
     begin(net, tensors, work, rooms.v, rooms.fired)
-    most = net.neurons + count  # events that one forward step can emit
+    most = net.neurons + count + len(work.holder)  # events that one forward step can emit
     last_row = len(events.ints) - most
     status = DONE if now[EVENTS] <= last_row else NO_ROOM
     if status == DONE and rules.scheduler == LAYERED:
-        run_layered(net, rules, tensors, work, events, inputs, values, count, rooms.ranges)
+        run_layered(net, rules, tensors, work, events, inputs, values, rooms.fired, rooms.ranges)
     elif status == DONE:
-        first_step(net, rules, tensors, work, events, inputs, values, count)
+        first_step(net, rules, tensors, work, events, inputs, values, rooms.fired)
+        level = 0
         while status == DONE:
-            turn = next_turn(net, tensors, work) if now[PENDING] == 0 else -1
-            if now[PENDING] == 0 and turn < 0:
+            limit = end_of_phase(net, rules, level)
+            turn = next_turn(net, tensors, work, limit) if now[PENDING] == 0 else -1
+            over = now[PENDING] == 0 and turn < 0
+            if over and level == net.levels:
                 skip_to(net, work, -1)
                 break
             if stopped(rules, work):
@@ -161,12 +178,16 @@ def timestep(net, rules, tensors, out, work, events, rooms, keep_log):
                 status = RUNAWAY
             elif now[EVENTS] > last_row:
                 status = NO_ROOM
+            elif over:
+                release_level(net, work, events, limit)
+                level += 1
             else:
-                now[HOP] += 1
+                now[HOP] = min(now[HOP] + 1, limit - 1)
                 if turn >= 0:
                     skip_to(net, work, turn)
                 deliver_group(net, rules, tensors, work, events)
-                evaluate(net, rules, tensors, work, events)
+                relay(net, tensors, work, events)
+                evaluate(net, rules, tensors, work, events, rooms.fired)
     end(net, tensors, work, rules, out, rooms.v, rooms.fired, keep_log)
     return status
 
@@ -183,8 +204,10 @@ def simulate_chunk(
     """
     steps = tensors.x.shape[0]
     now, room = work.now, len(events.ints)
-    for p in range(len(net.turn)):
-        work.turn[p] = p if rules.scheduler == LAYERED else net.turn[p] + (1 if rules.queued else 0)
+    for n in range(net.nodes):
+        work.turn[n] = n if rules.scheduler == LAYERED else net.turn[n] + (1 if rules.queued else 0)
+    work.dirty[:] = 0
+    work.bounds[:, 0], work.bounds[:, 1] = len(work.dirty), 0
     for b in range(first_sample, last_sample):
         now[B], now[T], now[PENDING], now[NEXT_STEP] = b, -1, 0, 0
         began = (now[EVENTS], now[DELIVERIES], now[INPUTS])

@@ -6,13 +6,13 @@ Currents that a refractory or swallowing neuron must ignore are added all the sa
 import numpy as np
 
 from snn_async import keys
+from snn_async.engines.numba_events import emit, mark_delivered
+from snn_async.engines.numba_junctions import begin_junctions, pass_on, release
 from snn_async.engines.numba_keys import step_state, uniform
 from snn_async.engines.numba_records import (
     AFTER,
     AMPLITUDE,
-    DELIVERED_STEP,
-    DELIVERED_TIMESTEP,
-    DELIVERIES,
+    AND,
     DISCARD,
     EVENTS,
     FIRST_OUTPUT,
@@ -23,11 +23,8 @@ from snn_async.engines.numba_records import (
     OPERATIONS,
     OUTPUT,
     PENDING,
-    POTENTIAL,
     SOURCE,
-    STEP,
     SUBTRACT,
-    TIMESTEP,
     UPDATES,
     VALUE,
     B,
@@ -35,13 +32,18 @@ from snn_async.engines.numba_records import (
     inlined,
 )
 from snn_async.engines.numba_scheduling import pick
+from snn_async.engines.numba_synapses import add_projection, mark_all
 from snn_async.engines.numba_vectors import (
+    active_sources,
     add,
-    add_events,
+    any_above,
+    any_set,
     copy,
     delayed_subtract,
+    evaluate_all,
     firing,
     leak_step,
+    next_blocks,
     restore,
     retest,
     scale_range,
@@ -60,9 +62,15 @@ def begin(net, tensors, work, v, fired):
     work.last_spike[:] = -1
     work.last_evaluation[:] = -1
     work.turn_step[:] = -1
-    for p in range(len(net.turn)):
+    work.recurrent[:] = False
+    for k in range(len(net.target)):
+        if net.delayed_edge[k]:
+            first = net.first_source[k] - net.inputs
+            work.recurrent[net.target[k]] |= any_set(fired[first : first + net.fan_in[k]])
+    begin_junctions(net, work)
+    for p in range(net.populations):
         a, z = net.start[p], net.start[p + 1]
-        work.able[p] = z - a
+        work.able[net.block_start[p] : net.block_start[p + 1]] = net.block[p]
         value = v.dtype.type(net.reset_value[p])
         if net.retest[p]:
             leak_step(work.u[a:z], v[a:z], tensors.leak[a:z], tensors.offset[a:z])
@@ -79,25 +87,9 @@ def begin(net, tensors, work, v, fired):
 
 
 @inlined
-def emit(net, work, events, source, amplitude, potential, waits):
-    row = work.now[EVENTS]
-    events.ints[row, SOURCE] = source
-    events.ints[row, STEP] = work.now[NEXT_STEP]
-    events.ints[row, TIMESTEP] = work.now[T]
-    events.ints[row, DELIVERED_TIMESTEP] = -1
-    events.ints[row, DELIVERED_STEP] = -1
-    events.floats[row, AMPLITUDE] = amplitude
-    events.floats[row, POTENTIAL] = potential
-    work.now[EVENTS] = row + 1
-    if waits:
-        events.pending[work.now[PENDING]] = row
-        work.now[PENDING] += 1
-
-
-@inlined
 def spike(net, rules, tensors, work, events, p, i):
-    emit(net, work, events, net.inputs + i, 1.0, work.u[i], net.has_out[p])
     step = work.now[NEXT_STEP]
+    emit(work, events, net.inputs + i, 1.0, work.u[i], step, -1, net.has_out[p])
     work.count[i] += 1
     work.last_spike[i] = step
     if p == net.output and work.now[FIRST_OUTPUT] < 0:
@@ -113,77 +105,102 @@ def spike(net, rules, tensors, work, events, p, i):
     if rate > 0 and uniform(step_state(rules, tensors, work, keys.REFRACTORY_DROPOUT), net.inputs + i) < rate:
         return
     work.compare[i] = np.inf
-    work.able[p] -= 1
+    work.able[net.block_start[p] + (i - net.start[p]) // net.block[p]] -= 1
     if net.refractory[p] == DISCARD and not work.ignoring[i]:
         work.ignoring[i] = True
         work.held[i] = work.u[i]
 
 
 @inlined
-def deliver(net, tensors, work, k, sources, amplitudes, count):
-    """Add the currents of events through projection k."""
-    p, rows, size = net.target[k], net.fan_in[k], net.fan_out[k]
-    first, t, b, samples = net.weight_start[k], work.now[T], work.now[B], tensors.x.shape[1]
-    c, d = scale_range(tensors.source_scale_start[k], rows, samples, t, b)
-    e, f = scale_range(tensors.target_scale_start[k], size, samples, t, b)
-    delivered = add_events(
-        work.u[net.start[p] : net.start[p + 1]],
-        tensors.weights[first : first + rows * size].reshape(rows, size),
+def deliver(net, tensors, work, k, sources, amplitudes):
+    """Deliver events through projection k."""
+    if len(sources) == 0:
+        return
+    n, first = net.target[k], net.first_target[k]
+    a, z = net.block_start[n], net.block_start[n + 1]
+    if net.delayed_edge[k]:  # at a turn, when everybody is evaluated anyway
+        z = a
+    used = add_projection(
+        net,
+        tensors,
+        k,
+        work.u[first : first + net.fan_out[k]],
         sources,
         amplitudes,
-        count,
-        net.first_source[k],
-        tensors.scales[c:d],
-        tensors.scales[e:f],
+        work.now[T],
+        work.now[B],
+        work.runs,
+        work.coefficients,
+        work.dirty[a:z],
+        work.bounds[n],
     )
-    if delivered > 0:
-        work.reached[p] = True
-        work.now[OPERATIONS] += delivered * size
+    if net.weighted[k]:
+        work.now[OPERATIONS] += used
 
 
 @inlined
-def evaluate(net, rules, tensors, work, events):
-    """Finish a forward step: biases of the populations whose turn it is, then one evaluation each."""
+def take_up(net, tensors, work, events, fired, p):
+    """What comes at the turn of population p: everybody's evaluation, biases, last timestep's spikes."""
+    mark_all(work.dirty[net.block_start[p] : net.block_start[p + 1]], work.bounds[p])
+    if not tensors.has_bias[p] and not work.recurrent[p]:
+        return
+    u, samples = work.u[net.start[p] : net.start[p + 1]], tensors.x.shape[1]
+    for k in range(len(net.target)):
+        if net.target[k] != p:
+            continue
+        if tensors.has_bias[p]:
+            bias = tensors.biases[net.bias_start[k] : net.bias_start[k] + len(u)]
+            c, d = scale_range(tensors.target_scale_start[k], len(u), samples, work.now[T], work.now[B])
+            add(u, bias, tensors.scales[c:d])
+        if net.delayed_edge[k]:
+            first = net.first_source[k] - net.inputs
+            counts = fired[first : first + net.fan_in[k]]
+            count = active_sources(counts, events.sources, events.amplitudes, net.first_source[k])
+            deliver(net, tensors, work, k, events.sources[:count], events.amplitudes[:count])
+
+
+@inlined
+def evaluate(net, rules, tensors, work, events, fired):
+    """Finish a forward step: what comes at turns, then one evaluation of every neuron that was reached."""
     step = work.now[NEXT_STEP]
-    for p in range(len(net.turn)):
+    for p in range(net.populations):
         if work.turn[p] == work.now[HOP]:
             work.turn_step[p] = step
-            work.reached[p] = True
-            if tensors.has_bias[p]:
-                u = work.u[net.start[p] : net.start[p + 1]]
-                for k in range(len(net.target)):
-                    if net.target[k] == p:
-                        bias = tensors.biases[net.bias_start[k] : net.bias_start[k] + len(u)]
-                        start, samples = tensors.target_scale_start[k], tensors.x.shape[1]
-                        c, d = scale_range(start, len(u), samples, work.now[T], work.now[B])
-                        add(u, bias, tensors.scales[c:d])
-    for p in range(len(net.turn)):
-        if not work.reached[p]:
+            take_up(net, tensors, work, events, fired, p)
+    for p in range(net.populations):
+        q, high = work.bounds[p, 0], work.bounds[p, 1]
+        if q >= high:
             continue
-        work.reached[p] = False
-        a, z = net.start[p], net.start[p + 1]
-        work.last_evaluation[p] = step
-        work.now[UPDATES] += z - a if net.refractory[p] == INTEGRATE else work.able[p]
-        if net.swallow[p]:
-            restore(work.u[a:z], work.held[a:z], work.ignoring[a:z])
-        for found in range(firing(work.u[a:z], work.compare[a:z], work.found)):
-            spike(net, rules, tensors, work, events, p, a + work.found[found])
+        work.bounds[p, 0], work.bounds[p, 1] = len(work.dirty), 0
+        c, d, block, start = net.block_start[p], net.block_start[p + 1], net.block[p], net.start[p]
+        while q < high:
+            able = next_blocks(
+                work.dirty[c:d], work.able[c:d], work.last_evaluation[c:d], q, high, step, work.found
+            )
+            begin, q = work.found[0], work.found[1]
+            a, z = start + begin * block, start + q * block
+            work.now[UPDATES] += z - a if net.refractory[p] == INTEGRATE else able
+            if net.swallow[p]:
+                restore(work.u[a:z], work.held[a:z], work.ignoring[a:z])
+            for found in range(firing(work.u[a:z], work.compare[a:z], work.found)):
+                spike(net, rules, tensors, work, events, p, a + work.found[found])
     work.now[NEXT_STEP] = step + 1
 
 
 @inlined
 def turn_changes(net, tensors, work, p):
     a, z = net.start[p], net.start[p + 1]
-    return tensors.has_bias[p] or firing(work.u[a:z], work.compare[a:z], work.found) > 0
+    return tensors.has_bias[p] or work.recurrent[p] or any_above(work.u[a:z], work.compare[a:z])
 
 
 @inlined
-def next_turn(net, tensors, work):
-    """The next turn that can change anything, -1 if there is none."""
+def next_turn(net, tensors, work, end_of_phase):
+    """The next turn of this phase that can change anything, -1 if there is none."""
     best = -1
-    for p in range(len(net.turn)):
+    for p in range(net.populations):
         turn = work.turn[p]
-        if turn > work.now[HOP] and (best < 0 or turn < best) and turn_changes(net, tensors, work, p):
+        coming = work.now[HOP] < turn < end_of_phase and (best < 0 or turn < best)
+        if coming and turn_changes(net, tensors, work, p):
             best = turn
     return best
 
@@ -191,19 +208,28 @@ def next_turn(net, tensors, work):
 @inlined
 def take_turn(net, work, p):
     if work.turn_step[p] < 0:
-        work.turn_step[p] = work.now[NEXT_STEP]
-        work.last_evaluation[p] = work.now[NEXT_STEP]
-        work.now[UPDATES] += work.able[p]
+        step, a, z = work.now[NEXT_STEP], net.block_start[p], net.block_start[p + 1]
+        work.turn_step[p] = step
+        work.now[UPDATES] += evaluate_all(work.able[a:z], work.last_evaluation[a:z], step)
 
 
 @inlined
 def skip_to(net, work, turn):
     """Let turns pass that can change nothing; turn -1 lets all pass."""
-    for p in range(len(net.turn)):
+    for p in range(net.populations):
         if work.turn[p] >= work.now[HOP] and (turn < 0 or work.turn[p] < turn):
             take_turn(net, work, p)
     if turn >= 0:
         work.now[HOP] = turn
+
+
+@inlined
+def release_level(net, work, events, turn):
+    """Let the junctions of a level pass on what they held back."""
+    skip_to(net, work, turn)
+    for n in range(net.populations, net.nodes):
+        if net.node_kind[n] >= AND and work.turn[n] == turn:
+            release(net, work, events, n)
 
 
 @inlined
@@ -217,24 +243,46 @@ def stopped(rules, work):
 
 
 @inlined
-def mark_delivered(work, events, place, row):
-    """Put an event at `place` of the group under way; the log names its first delivery."""
-    events.sources[place] = events.ints[row, SOURCE]
-    events.amplitudes[place] = events.floats[row, AMPLITUDE]
-    if events.ints[row, DELIVERED_TIMESTEP] < 0:
-        events.ints[row, DELIVERED_TIMESTEP] = work.now[T]
-        events.ints[row, DELIVERED_STEP] = work.now[NEXT_STEP]
-        events.deliveries[work.now[DELIVERIES]] = row
-        work.now[DELIVERIES] += 1
+def relay(net, tensors, work, events):
+    """Let sums and maxima pass on at once what has reached them."""
+    for n in range(net.populations, net.nodes):
+        if net.node_kind[n] >= AND:
+            continue
+        first = work.now[EVENTS]
+        pass_on(net, work, events, n)
+        count = work.now[EVENTS] - first
+        if count == 0:
+            continue
+        for place in range(count):
+            events.sources[place] = events.ints[first + place, SOURCE]
+            events.amplitudes[place] = events.floats[first + place, AMPLITUDE]
+            mark_delivered(work, events, first + place)
+        for k in range(len(net.target)):
+            if net.source[k] == n:
+                deliver(net, tensors, work, k, events.sources[:count], events.amplitudes[:count])
 
 
 @inlined
 def deliver_group(net, rules, tensors, work, events):
-    size = pick(net, rules, tensors, work, events)
+    """Deliver the group that is next, sorted by its sources' nodes."""
+    size, bins = pick(net, rules, tensors, work, events), work.bins
+    bins[:] = 0
     for g in range(size):
-        mark_delivered(work, events, g, events.pending[events.heap[g]])
+        row = events.pending[events.heap[g]]
+        mark_delivered(work, events, row)
+        bins[net.node_of[events.ints[row, SOURCE]] + 2] += 1
+    for n in range(2, len(bins)):
+        bins[n] += bins[n - 1]
+    for g in range(size):  # afterwards bins[n] is the end of node n's events
+        row = events.pending[events.heap[g]]
+        n = net.node_of[events.ints[row, SOURCE]] + 1
+        events.sources[bins[n]] = events.ints[row, SOURCE]
+        events.amplitudes[bins[n]] = events.floats[row, AMPLITUDE]
+        bins[n] += 1
     for k in range(len(net.target)):
-        deliver(net, tensors, work, k, events.sources, events.amplitudes, size)
+        if not net.delayed_edge[k]:
+            a, z = bins[net.source[k] + 1], bins[net.source[k] + 2]
+            deliver(net, tensors, work, k, events.sources[a:z], events.amplitudes[a:z])
     waiting, kept, g = work.now[PENDING], 0, 0
     if size < waiting:
         for a in range(waiting):
@@ -247,39 +295,74 @@ def deliver_group(net, rules, tensors, work, events):
 
 
 @inlined
-def layered_population(net, rules, tensors, work, events, inputs, values, count, ranges, p):
-    """Deliver everything upstream of p and evaluate it, if anything can change; False if stopped first."""
-    arriving = False
+def arrives(net, work, events, count, ranges, n):
+    """Whether anything upstream of node n is to be delivered to it."""
     for k in range(len(net.target)):
-        if net.target[k] == p:
+        if net.target[k] == n and not net.delayed_edge[k]:
             q = net.source[k]
-            arriving |= count > 0 if q < 0 else ranges[q, 1] > ranges[q, 0]
+            if count > 0 if q < 0 else ranges[q, 1] > ranges[q, 0]:
+                return True
             for a in range(work.now[PENDING]):  # carried over
-                row = events.ints[events.pending[a], SOURCE] - net.first_source[k]
-                arriving |= 0 <= row < net.fan_in[k]
-    if p > 0 and not arriving and not turn_changes(net, tensors, work, p):
-        take_turn(net, work, p)
-        return True
-    if p > 0 and stopped(rules, work):
-        return False
+                if net.node_of[events.ints[events.pending[a], SOURCE]] == q + 1:
+                    return True
+    return False
+
+
+@inlined
+def gather(net, tensors, work, events, inputs, values, ranges, n):
+    """Deliver everything upstream of node n to it."""
+    bins = work.bins  # whether a node (the input is 0) leads to n
+    bins[:] = 0
     for k in range(len(net.target)):
-        q = net.source[k]
-        if net.target[k] != p:
-            continue
-        if q < 0:
-            deliver(net, tensors, work, k, inputs, values, count)
-        size = 0
-        for a in range(work.now[PENDING]):
-            source = events.ints[events.pending[a], SOURCE] - net.first_source[k]
-            if 0 <= source < net.fan_in[k]:
-                mark_delivered(work, events, size, events.pending[a])
-                size += 1
-        if q >= 0:
+        if net.target[k] == n and not net.delayed_edge[k]:
+            bins[net.source[k] + 1] = 1
+    for a in range(work.now[PENDING]):
+        if bins[net.node_of[events.ints[events.pending[a], SOURCE]]] == 1:
+            mark_delivered(work, events, events.pending[a])
+    for place in range(net.nodes):
+        q = net.order[place]
+        if bins[q + 1] == 1:
             for row in range(ranges[q, 0], ranges[q, 1]):
-                mark_delivered(work, events, size, row)
+                mark_delivered(work, events, row)
+    for k in range(len(net.target)):
+        if net.target[k] != n or net.delayed_edge[k]:
+            continue
+        q = net.source[k]
+        if q < 0:
+            deliver(net, tensors, work, k, inputs, values)
+        size, carried = 0, work.now[PENDING]
+        rows = 0 if q < 0 else ranges[q, 1] - ranges[q, 0]
+        for a in range(carried + rows):
+            row = events.pending[a] if a < carried else ranges[q, 0] + a - carried
+            if net.node_of[events.ints[row, SOURCE]] == q + 1:
+                events.sources[size] = events.ints[row, SOURCE]
+                events.amplitudes[size] = events.floats[row, AMPLITUDE]
                 size += 1
-        deliver(net, tensors, work, k, events.sources, events.amplitudes, size)
-    ranges[p, 0] = work.now[EVENTS]
-    evaluate(net, rules, tensors, work, events)
-    ranges[p, 1] = work.now[EVENTS]
+        deliver(net, tensors, work, k, events.sources[:size], events.amplitudes[:size])
+
+
+@inlined
+def layered_node(net, rules, tensors, work, events, inputs, values, fired, ranges, n):
+    """Deliver everything upstream of a node; a population is evaluated if anything can change.
+
+    Returns False if the stop rule acts first.
+    """
+    if n < net.populations and work.now[NEXT_STEP] > 0:
+        if not arrives(net, work, events, len(inputs), ranges, n) and not turn_changes(net, tensors, work, n):
+            take_turn(net, work, n)
+            return True
+        if stopped(rules, work):
+            return False
+    gather(net, tensors, work, events, inputs, values, ranges, n)
+    ranges[n, 0] = work.now[EVENTS]
+    if n < net.populations:
+        work.now[HOP] = n
+        evaluate(net, rules, tensors, work, events, fired)
+    elif net.node_kind[n] >= AND:
+        release(net, work, events, n)
+    else:
+        pass_on(net, work, events, n)
+        for row in range(ranges[n, 0], work.now[EVENTS]):
+            mark_delivered(work, events, row)
+    ranges[n, 1] = work.now[EVENTS]
     return True

@@ -72,30 +72,6 @@ def add(u, row, scale):
 
 
 @compiled
-def add_events(u, weights, sources, amplitudes, count, first_source, source_scale, target_scale):
-    """Add the rows of the events that leave this projection's sources; return how many did."""
-    delivered = 0
-    for e in range(count):
-        j = sources[e] - first_source
-        if j < 0 or j >= len(weights):
-            continue
-        factor = amplitudes[e]
-        if len(source_scale) > 0:
-            factor *= source_scale[j]
-        if factor == 0:
-            continue
-        delivered += 1
-        row = weights[j]
-        if len(target_scale) > 0:
-            for i in range(len(u)):
-                u[i] += factor * row[i] * target_scale[i]
-        else:
-            for i in range(len(u)):
-                u[i] += factor * row[i]
-    return delivered
-
-
-@compiled
 def scale_range(start, size, samples, t, b):
     """Where the dropout factors of one frame lie in `Tensors.scales`; empty if there are none."""
     if start < 0:
@@ -141,8 +117,72 @@ def keep(v, u, residual, potentials, count, spikes):
 
 
 @compiled
-def log_silent(u, able, last_spike, evaluated, steps, potentials):
-    for i in range(len(u)):
-        silent = able[i] < np.inf and evaluated > last_spike[i]
-        steps[i] = evaluated if silent else -1
-        potentials[i] = u[i] if silent else 0
+def any_above(u, compare):
+    """Whether any neuron would fire; blocks pass at vector speed."""
+    block, size = 64, len(u)
+    for first in range(0, size, block):
+        above = False
+        for i in range(first, min(first + block, size)):
+            above |= u[i] > compare[i]
+        if above:
+            return True
+    return False
+
+
+@compiled
+def any_set(values):
+    found = False
+    for i in range(len(values)):
+        found |= values[i] != 0
+    return found
+
+
+@compiled
+def active_sources(values, sources, amplitudes, first_source):
+    """List the sources whose value is not 0; return how many."""
+    count = 0
+    for i in range(len(values)):
+        if values[i] != 0:
+            sources[count] = first_source + i
+            amplitudes[count] = values[i]
+            count += 1
+    return count
+
+
+@compiled
+def next_blocks(dirty, able, last_evaluation, first, high, step, found):
+    """Find the next run of dirty blocks, clean them and note their evaluation; return how many are able.
+
+    Writes the run's begin and end to `found`; they are equal if there is none.
+    """
+    while first < high and dirty[first] == 0:
+        first += 1
+    found[0] = first
+    count = 0
+    while first < high and dirty[first] != 0:
+        dirty[first] = 0
+        last_evaluation[first] = step
+        count += able[first]
+        first += 1
+    found[1] = first
+    return count
+
+
+@compiled
+def evaluate_all(able, last_evaluation, step):
+    """Note an evaluation of every block; return how many neurons are able."""
+    count = 0
+    for q in range(len(able)):
+        count += able[q]
+        last_evaluation[q] = step
+    return count
+
+
+@compiled
+def log_silent(u, able, last_spike, last_evaluation, block, steps, potentials):
+    for q in range(len(last_evaluation)):
+        evaluated = last_evaluation[q]
+        for i in range(q * block, (q + 1) * block):
+            silent = able[i] < np.inf and evaluated > last_spike[i]
+            steps[i] = evaluated if silent else -1
+            potentials[i] = u[i] if silent else 0
