@@ -11,6 +11,7 @@ from torch import Tensor
 
 from snn_async.errors import InputError, OptionError
 from snn_async.graph import Graph
+from snn_async.grids import to_units
 from snn_async.neurons import REFRACTORY_MODES
 
 
@@ -43,13 +44,28 @@ def check_seed(seed: Any) -> int:
     return int(seed)
 
 
-def check_input(x: Any, graph: Graph, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return x as (T, B, S) of the model's dtype.
+def check_batch_norm(batch_norm: Any) -> None:
+    """Raise OptionError unless it is "frozen"."""
+    if batch_norm != "frozen":
+        raise OptionError(
+            f"batch_norm={batch_norm!r} is not supported: an event is delivered alone, without a batch or feature map "
+            "to take statistics of, and waiting for them would be the barrier; use 'frozen', the running statistics, "
+            "or train the source model itself"
+        )
 
-    Raises:
-        InputError: for anything but floating or integer values in a (T, B, ...) tensor on the model's device
-            whose features are what the graph's input takes.
-    """
+
+def check_input_shape(shape: Any) -> tuple[int, ...]:
+    """Return the shape of a sample as a tuple, or raise OptionError."""
+    sides = tuple(shape) if isinstance(shape, tuple | list) else None
+    if not sides or any(isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1 for n in sides):
+        raise OptionError(
+            f"input_shape={shape!r} must be the shape of one sample, such as (2, 34, 34): integers of at least 1"
+        )
+    return tuple(map(int, sides))
+
+
+def check_dimensions(x: Any) -> None:
+    """Raise InputError for anything but floating or integer values in a (T, B, ...) tensor."""
     if not isinstance(x, Tensor):
         raise InputError(f"x is a {type(x).__name__}; pass a torch tensor (T, B, ...)")
     if x.layout != torch.strided or x.is_quantized or x.is_nested:
@@ -63,27 +79,40 @@ def check_input(x: Any, graph: Graph, dtype: torch.dtype, device: torch.device) 
         )
     if x.dtype == torch.bool or x.dtype.is_complex:
         raise InputError(f"x has dtype {x.dtype}, which is neither floating nor integer; use x.float()")
-    steps, samples, *features = x.shape
-    if steps == 0 or samples == 0:
+    if 0 in x.shape[:2]:
         raise InputError(
-            f"x has shape {tuple(x.shape)}: T={steps} timesteps and B={samples} samples; give at least 1"
+            f"x has shape {tuple(x.shape)}: T={x.shape[0]} timesteps and B={x.shape[1]} samples; give at least 1"
         )
+
+
+def check_input(x: Any, graph: Graph, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return x as (T, B, S) of the model's dtype, in unit order (`snn_async.grids`).
+
+    Raises:
+        InputError: for anything but floating or integer values in a (T, B, ...) tensor on the model's device
+            whose features are what the graph's input takes.
+    """
+    check_dimensions(x)
+    steps, samples, *features = x.shape
     if graph.flatten:
         if math.prod(features) != graph.input_size:
             raise InputError(
                 f"x has {math.prod(features)} features per sample (shape {tuple(features)}), but the model takes "
                 f"{graph.input_size}"
             )
-    elif features != [graph.input_size]:
-        raise InputError(
-            f"x has shape {tuple(x.shape)}, but the model takes (T, B, {graph.input_size}); "
+    elif tuple(features) != graph.input_shape:
+        takes = ", ".join(map(str, graph.input_shape))
+        way_out = (
             "flatten it with x.flatten(2) or put nn.Flatten() first in the model"
+            if len(graph.input_shape) == 1
+            else "give it that shape"
         )
+        raise InputError(f"x has shape {tuple(x.shape)}, but the model takes (T, B, {takes}); {way_out}")
     if x.device != device:
         raise InputError(f"x is on {x.device}, the model on {device}; use x.to({str(device)!r})")
     if x.is_inference() and not torch.is_inference_mode_enabled():
         x = x.clone()
-    return x.reshape(steps, samples, -1).to(dtype)
+    return to_units(x.reshape(steps, samples, -1), graph.input_grid).to(dtype)
 
 
 def not_finite(x: NDArray[np.floating]) -> InputError:

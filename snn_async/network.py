@@ -9,50 +9,83 @@ import torch
 from torch import Tensor, nn
 
 from snn_async import checks
-from snn_async.adapters import build_graph, check_unchanged
-from snn_async.engines import choose_engine
+from snn_async.adapters import check_unchanged, read_model
 from snn_async.engines.contract import Engine, Execution, PendingEvents, Start
-from snn_async.errors import CheckpointError, OptionError, UnsupportedModelError
+from snn_async.errors import CheckpointError, InputError, OptionError, UnsupportedModelError
 from snn_async.graph import Graph
+from snn_async.grids import from_units
 from snn_async.learning.unlayered import DIFFERENTIABLE, Job, UnlayeredBackprop
 from snn_async.neurons import Refractory
+from snn_async.preparing import Preparation, Prepared, make_execution
 from snn_async.results import AsyncRun, AsyncState, Record, activity_of, check_state, state_of
 from snn_async.schedulers import Layered, Scheduler, make_scheduler
-from snn_async.stopping import Output, Quiescent, StopRule, make_stop_rule
+from snn_async.stopping import Quiescent, StopRule, make_stop_rule
 from snn_async.trace import Trace, trace_sample
 from snn_async.values import collect
+
+__all__ = ["AsyncNetwork", "asynchronize", "make_execution"]
 
 
 class AsyncNetwork(nn.Module):
     """A source model run without layer synchronization. Make one with `asynchronize`.
 
+    Args:
+        graph, engine, execution: how the model is run; None if they follow from the input's shape.
+        preparation: makes them for an input's shape; None if there is one graph only.
+
     Attributes:
         model: the source model; its parameters and train/eval mode are this network's.
-        graph: its populations and projections.
-        backend: name of the engine that runs it.
-        execution: the checked options.
     """
 
     def __init__(
-        self, model: nn.Module, graph: Graph, engine: Engine, execution: Execution, seed: int
+        self,
+        model: nn.Module,
+        graph: Graph | None,
+        engine: Engine | None,
+        execution: Execution | None,
+        seed: int,
+        preparation: Preparation | None = None,
     ) -> None:
         super().__init__()
         self.model = model
-        self.graph = graph
-        self.execution = execution
         self.seed = seed
-        self._engine = engine
+        self._preparation = preparation
+        self._by_shape: dict[tuple[int, ...], Prepared] = {}  # in the order in which they were made
+        self._fixed: Prepared | None = None
+        if graph is not None:
+            assert engine is not None and execution is not None
+            first = Prepared(graph, engine, execution)
+            if preparation is None:
+                self._fixed = first
+            else:
+                self._by_shape[graph.input_shape] = first
         self.training = model.training
 
     @property
+    def graph(self) -> Graph:
+        """Populations, junctions and projections: those for `input_shape`, else for the first input that was run.
+
+        Raises:
+            InputError: before any run of a model whose sizes follow from its input only.
+        """
+        return self._shown().graph
+
+    @property
+    def execution(self) -> Execution:
+        """The checked options for `graph`; InputError as for `graph`."""
+        return self._shown().execution
+
+    @property
     def backend(self) -> str:
-        return self._engine.name
+        """Name of the engine that runs `graph`; InputError as for `graph`."""
+        return self._shown().engine.name
 
     def forward(self, x: Tensor) -> Tensor:
         """Return output spike counts (T, B, *output) for x (T, B, ...), differentiable.
 
         Where the source model returns potentials and no spikes (a readout: SpikingJelly's non-spiking nodes, a
-        snnTorch module that returns `mem` only), these are the output's potentials; `net.graph.reads` says which.
+        snnTorch module that returns `mem` only, a model that ends in a Linear), these are the output's potentials, of a
+        Linear its currents in every timestep; `net.graph.reads` says which.
         """
         return self.run(x).output
 
@@ -86,7 +119,7 @@ class AsyncNetwork(nn.Module):
             UnsupportedModelError: if the model changed since `asynchronize`, or a parameter is NaN or infinite.
             RunawayError: if a timestep exceeds `max_forward_steps`.
         """
-        return self._run(self.execution, x, state, seed, sample_ids, record)
+        return self._run(False, x, state, seed, sample_ids, record)
 
     def layered(
         self,
@@ -98,9 +131,11 @@ class AsyncNetwork(nn.Module):
     ) -> AsyncRun:
         """Run the same parameters with the barrier: equal to the source model's own run.
 
-        Arguments, result and errors are those of `run`; no spike is left over, and no schedule is drawn.
+        Arguments, result and errors are those of `run`; no spike is left over, and no schedule is drawn. BatchNorm uses
+        its running statistics here too, as the model does in `eval()`; to train with a batch's statistics, train the
+        source model itself.
         """
-        return self._run(self._layered_execution(), x, state, seed, sample_ids, record)
+        return self._run(True, x, state, seed, sample_ids, record)
 
     def trace(
         self,
@@ -127,17 +162,18 @@ class AsyncNetwork(nn.Module):
             InputError: for an input or sample ids that do not fit, or a sample out of range.
             RunawayError: if a timestep exceeds `max_forward_steps`.
         """
-        flat = checks.check_input(x, self.graph, *self.check_runnable())
+        graph, engine, execution = self._prepared_for(x)
+        flat = checks.check_input(x, graph, *self.check_runnable(graph, engine))
         if not flat.isfinite().all():
             raise checks.not_finite(flat.detach().numpy())
         sample = checks.check_sample(sample, flat.shape[1])
         ids = checks.check_sample_ids(sample_ids, flat.shape[1])[sample : sample + 1]
-        start, _ = self._start(1, None, self.seed if seed is None else seed, torch.from_numpy(ids))
-        execution = self._layered_execution() if layered else self.execution
-        return trace_sample(self._engine, self.graph, execution, flat[:, sample : sample + 1], start, sample)
+        start, _ = self._start(graph, 1, None, self.seed if seed is None else seed, torch.from_numpy(ids))
+        execution = _layered(execution) if layered else execution
+        return trace_sample(engine, graph, execution, flat[:, sample : sample + 1], start, sample)
 
     def describe(self) -> str:
-        """Return the graph, the execution options and the engine as text."""
+        """Return `graph`, the execution options and the engine as text; InputError as for `graph`."""
         e = self.execution
         size = "all" if e.forward_group_size is None else e.forward_group_size
         options = (
@@ -146,6 +182,8 @@ class AsyncNetwork(nn.Module):
         return f"{self.graph.describe()}\n{options}\nengine {self.backend}"
 
     def extra_repr(self) -> str:
+        if self._fixed is None and not self._by_shape:
+            return "its sizes follow from the first input"
         return f"scheduler={self.execution.scheduler}, backend={self.backend!r}"
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
@@ -177,39 +215,56 @@ class AsyncNetwork(nn.Module):
             )
         return super().load_state_dict(named, strict=strict, assign=assign)
 
-    def _layered_execution(self) -> Execution:
-        return replace(
-            self.execution,
-            scheduler=Layered(),
-            stop=Quiescent(),
-            input="prioritized",
-            refractory_dropout=(0.0,) * len(self.graph.populations),
-        )
+    def _shown(self) -> Prepared:
+        if self._fixed is not None:
+            return self._fixed
+        if not self._by_shape:
+            raise InputError(
+                "the model's sizes follow from its input only, and none was given yet; call "
+                "asynchronize(model, input_shape=(C, H, W)) or run it once"
+            )
+        return next(iter(self._by_shape.values()))
+
+    def _prepared_for(self, x: Tensor) -> Prepared:
+        """Return the graph for an input and how it is run, making it at the first input of its shape."""
+        checks.check_dimensions(x)
+        if self._fixed is not None:
+            return self._fixed
+        assert self._preparation is not None
+        shape = tuple(x.shape[2:])
+        if shape not in self._by_shape:
+            self._by_shape[shape] = self._preparation.prepare(shape)
+        return self._by_shape[shape]
 
     def _run(
         self,
-        execution: Execution,
+        layered: bool,
         x: Tensor,
         state: AsyncState | None,
         seed: int | None,
         sample_ids: Sequence[int] | Tensor | None,
         record: Sequence[str],
     ) -> AsyncRun:
-        graph = self.graph
+        graph, engine, execution = self._prepared_for(x)
+        execution = _layered(execution) if layered else execution
         check_unchanged(graph, self.model)
-        dtype, device = self.check_runnable()
+        dtype, device = self.check_runnable(graph, engine)
         names = checks.check_record(record, graph)
         flat = checks.check_input(x, graph, dtype, device)
-        start, potentials = self._start(flat.shape[1], state, seed, sample_ids)
+        start, potentials = self._start(graph, flat.shape[1], state, seed, sample_ids)
         if not self.model.training:
             execution = replace(execution, refractory_dropout=(0.0,) * len(graph.populations))
         values = collect(graph, flat, None if potentials is None else potentials.to(flat))
-        returned = tuple(graph.slices[name] for name in (graph.output, *names))
-        job = Job(self._engine, graph, execution, start, values.source_scale, values.target_scale, returned)
-        tensors = [getattr(values, name) for name in DIFFERENTIABLE]
+        shown = (graph.output, *names)
+        returned = tuple(graph.slices[name] for name in shown)
+        job = Job(engine, graph, execution, start, values.source_scale, values.target_scale, returned)
+        tensors = [*(getattr(values, name) for name in DIFFERENTIABLE), *values.parameters]
         final, *parts = UnlayeredBackprop.apply(job, *tensors)
         assert job.simulation is not None
-        (output, *records) = [Record(*pair) for pair in zip(parts[::2], parts[1::2], strict=True)]
+        pairs = zip(shown, parts[::2], parts[1::2], strict=True)
+        (output, *records) = [
+            Record(_shaped(graph, name, spikes), _shaped(graph, name, v)) for name, spikes, v in pairs
+        ]
         return AsyncRun(
             spikes=output.spikes,
             potentials=output.potentials,
@@ -219,15 +274,17 @@ class AsyncNetwork(nn.Module):
             reads=graph.reads,
         )
 
-    def check_runnable(self) -> tuple[torch.dtype, torch.device]:
+    def check_runnable(self, graph: Graph, engine: Engine) -> tuple[torch.dtype, torch.device]:
         """Return the dtype and device of the model's weights.
 
         Raises:
             UnsupportedModelError: unless they are one of float32 and float64, on a device the engine runs on.
         """
-        weights = [layer.weight for projection in self.graph.projections for layer in projection.layers]
-        kinds = {(weight.dtype, weight.device) for weight in weights}
-        if len(kinds) != 1 or weights[0].dtype not in (torch.float32, torch.float64):
+        modules = [module for projection in graph.projections for module in projection.synapses.modules]
+        held = [t for m in modules for t in (*m.parameters(), *m.buffers()) if t.is_floating_point()]
+        held = held or [torch.zeros(())]  # synapses without weights
+        kinds = {(tensor.dtype, tensor.device) for tensor in held}
+        if len(kinds) != 1 or held[0].dtype not in (torch.float32, torch.float64):
             raise UnsupportedModelError(
                 f"the model's weights are {sorted(f'{d} on {v}' for d, v in kinds)}; engines run float32 or "
                 "float64 on one device: use model.float()"
@@ -235,20 +292,21 @@ class AsyncNetwork(nn.Module):
         dtype, device = kinds.pop()
         if device.type != "cpu":
             raise UnsupportedModelError(
-                f"the model is on {device}, but engine {self.backend!r} runs on the CPU; use model.cpu()"
+                f"the model is on {device}, but engine {engine.name!r} runs on the CPU; use model.cpu()"
             )
         return dtype, device
 
     def _start(
         self,
+        graph: Graph,
         samples: int,
         state: AsyncState | None,
         seed: int | None,
         sample_ids: Sequence[int] | Tensor | None,
     ) -> tuple[Start, Tensor | None]:
-        size = self.graph.size
+        size = graph.size
         if state is not None:
-            check_state(state, self.graph, samples)
+            check_state(state, graph, samples)
         if seed is not None:
             seed = checks.check_seed(seed)
         elif state is not None:
@@ -263,54 +321,27 @@ class AsyncNetwork(nn.Module):
         return Start(seed, ids, state.timestep, state.spikes.numpy(), state.pending), state.potentials
 
 
-def make_execution(
-    graph: Graph,
-    *,
-    scheduler: Scheduler,
-    forward_group_size: int | None,
-    refractory: Refractory | None,
-    refractory_dropout: float,
-    stop: StopRule,
-    leftover: Literal["drop", "carry"],
-    input: Literal["prioritized", "queued"],
-    max_forward_steps: int,
-) -> Execution:
-    """Return the execution of `graph` under checked options; a layer's own come before the network's.
+def _layered(execution: Execution) -> Execution:
+    """Return the same execution with the barrier."""
+    return replace(
+        execution,
+        scheduler=Layered(),
+        stop=Quiescent(),
+        input="prioritized",
+        refractory_dropout=(0.0,) * len(execution.refractory_dropout),
+    )
 
-    Raises:
-        OptionError: for options that contradict each other.
-    """
-    neurons = [population.neuron for population in graph.populations]
-    modes = tuple(n.refractory or refractory or n.default_refractory for n in neurons)
-    rates = tuple(
-        float(refractory_dropout if n.refractory_dropout is None else n.refractory_dropout) for n in neurons
-    )
-    for population, mode, rate in zip(graph.populations, modes, rates, strict=True):
-        if mode == "off" and rate > 0:
-            raise OptionError(
-                f"refractory_dropout={rate} has no effect on {population.name!r}, whose refractory is 'off'; "
-                "leave one of them out"
-            )
-    readout = graph.populations[graph.index[graph.output]]
-    if isinstance(stop, Output) and not readout.neuron.spiking:
-        raise OptionError(
-            f"stop={stop} waits for a spike of {readout.name!r}, which never spikes; use 'quiescent' or 'after(n)'"
-        )
-    return Execution(
-        scheduler=scheduler,
-        forward_group_size=forward_group_size,
-        refractory=modes,
-        refractory_dropout=rates,
-        stop=stop,
-        leftover=leftover,
-        input=input,
-        max_forward_steps=max_forward_steps,
-    )
+
+def _shaped(graph: Graph, name: str, x: Tensor) -> Tensor:
+    """Return a population's results (T, B, size) in the source model's shape, (T, B, *shape)."""
+    population = graph.populations[graph.index[name]]
+    return from_units(x, population.grid).reshape(*x.shape[:2], *population.shape)
 
 
 def asynchronize(
     model: nn.Module,
     *,
+    input_shape: Sequence[int] | None = None,
     scheduler: str | Scheduler = "momentum",
     forward_group_size: int | None = 8,
     refractory: Refractory | None = None,
@@ -320,15 +351,20 @@ def asynchronize(
     input: Literal["prioritized", "queued"] = "prioritized",
     momentum_noise: float = 0.0,
     max_forward_steps: int = 100_000,
+    batch_norm: Literal["frozen"] = "frozen",
     backend: str = "auto",
     seed: int = 0,
 ) -> AsyncNetwork:
     """Return `model` as a network in which no layer waits for another; parameters are shared, not copied.
 
     Args:
-        model: an snnTorch or SpikingJelly model that torch.fx can trace, of Flatten, Linear, Dropout, Identity
-            and spiking neurons: an `nn.Sequential` (nested too), a module whose forward is one timestep, or
-            one that loops over a fixed number of equal steps.
+        model: an snnTorch or SpikingJelly model that torch.fx can trace, of spiking neurons, Linear, Conv1d and
+            Conv2d, BatchNorm, pooling, nearest upsampling, Flatten, Dropout, sums (residual ADD), products of spikes
+            (SEW's AND and IAND), recurrent edges, and other layers that are linear: an `nn.Sequential` (nested too), a
+            module whose forward is one timestep, or one that loops over a fixed number of equal steps. A model that
+            ends in a layer without a neuron returns that layer's currents as potentials.
+        input_shape: of one sample, such as (2, 34, 34). Convolutional models get their sizes from it; if None, at the
+            first run, which then raises what would be raised here.
         scheduler: "random", "momentum", "fifo", "layered", or an object with the interface of
             `snn_async.schedulers.Scheduler` (reference engine only).
         forward_group_size: F, how many pending spikes are delivered per forward step; None for all.
@@ -346,11 +382,13 @@ def asynchronize(
             queues it, and input events compete for the F places like spikes, their amplitude for a potential.
         momentum_noise: with "momentum", adds this times U(0, 1) to the potentials.
         max_forward_steps: per timestep; exceeding it is an error.
+        batch_norm: "frozen", the only value: BatchNorm uses its running statistics, in training too.
         backend: "reference", "numba", or "auto" (`net.backend` says which it chose).
         seed: of the schedule in evaluation; in training it comes from torch's generator.
 
     Raises:
         OptionError: for an option out of range or unknown.
+        InputError: for an `input_shape` that a layer cannot take.
         UnsupportedModelError: for a model, module or parameter that cannot be mapped exactly.
         UnsupportedByEngineError: if the chosen engine cannot run the graph or an option.
     """
@@ -364,6 +402,8 @@ def asynchronize(
     checks.check_choice("leftover", leftover, ("drop", "carry"))
     checks.check_choice("input", input, ("prioritized", "queued"))
     checks.check_count("max_forward_steps", max_forward_steps)
+    checks.check_batch_norm(batch_norm)
+    given = None if input_shape is None else checks.check_input_shape(input_shape)
     seed = checks.check_seed(seed)
     order, rule = make_scheduler(scheduler, momentum_noise), make_stop_rule(stop)
     if isinstance(order, Layered) and leftover == "carry" and not isinstance(rule, Quiescent):
@@ -371,18 +411,23 @@ def asynchronize(
             f"leftover='carry' with scheduler='layered' and stop={stop!r}: behind a barrier a spike may have reached "
             "some targets only; use leftover='drop' or stop='quiescent'"
         )
-    graph = build_graph(model)
-    execution = make_execution(
-        graph,
-        scheduler=order,
-        forward_group_size=forward_group_size,
-        refractory=refractory,
-        refractory_dropout=refractory_dropout,
-        stop=rule,
-        leftover=leftover,
-        input=input,
-        max_forward_steps=max_forward_steps,
-    )
-    net = AsyncNetwork(model, graph, choose_engine(backend, graph, execution), execution, seed)
-    net.check_runnable()
+    blueprint = read_model(model)
+    options = {
+        "scheduler": order,
+        "forward_group_size": forward_group_size,
+        "refractory": refractory,
+        "refractory_dropout": refractory_dropout,
+        "stop": rule,
+        "leftover": leftover,
+        "input": input,
+        "max_forward_steps": max_forward_steps,
+    }
+    preparation = Preparation(blueprint, backend, options)
+    shape = blueprint.shape if given is None else given
+    if shape is None:
+        return AsyncNetwork(model, None, None, None, seed, preparation)
+    prepared = preparation.prepare(shape)
+    only = blueprint.shape is not None  # its Linears fix the number of inputs
+    net = AsyncNetwork(model, *prepared, seed, None if only else preparation)
+    net.check_runnable(prepared.graph, prepared.engine)
     return net

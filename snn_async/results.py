@@ -36,7 +36,7 @@ class AsyncState:
     """Where a stream stands; pass it to the next `net.run`.
 
     Attributes:
-        potentials: (B, N) of all populations, differentiable.
+        potentials: (B, N) of all populations, differentiable; each numbered as `snn_async.grids` says.
         spikes: (B, N) int32, spike counts of the last timestep (for delayed resets).
         pending: events carried over, without gradient.
         timestep, seed, sample_ids: continue the random numbers of the stream.
@@ -58,7 +58,7 @@ class AsyncState:
 
 @dataclass(frozen=True)
 class Record:
-    """Spike counts and potentials of one recorded population, (T, B, size), differentiable."""
+    """Spike counts and potentials of one recorded population, (T, B, *shape), differentiable."""
 
     spikes: Tensor
     potentials: Tensor

@@ -1,6 +1,9 @@
-"""What one sample did, forward step by forward step: the event log as a table (docs/design.md sections 2 and 3)."""
+"""What one sample did, forward step by forward step: the event log as a table (docs/design.md, sections 2, 3 and 7).
 
-from collections.abc import Iterable, Sequence
+What sums and max pooling pass on within a forward step is left out; the neurons that it reached are those evaluated.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from typing import Literal
 
@@ -9,7 +12,7 @@ from torch import Tensor
 
 from snn_async.engines.contract import Engine, Execution, Simulation, Start
 from snn_async.engines.eventlog import EventLog
-from snn_async.graph import INPUT, Graph
+from snn_async.graph import INPUT, Graph, Junction, Population
 from snn_async.values import collect
 
 SHOWN = 8  # entries of one population in one cell of the text
@@ -18,12 +21,12 @@ HEADER = ("t", "step", "evaluated", "delivered", "fired", "pending")
 
 @dataclass(frozen=True)
 class TraceEvent:
-    """A spike, or an input value: where it comes from and when it was emitted.
+    """A spike, an input value, or a value that a join (AND, IAND) released: where it comes from and when.
 
     Attributes:
-        population: name, or "input".
-        index: neuron or feature within it.
-        amplitude: 1 for a spike, the value for an input.
+        population: name, or "input", or the join's name.
+        index: neuron, feature or unit within it, numbered as `snn_async.grids` says.
+        amplitude: 1 for a spike, the value for an input or join.
         timestep, step: of emission.
     """
 
@@ -43,7 +46,7 @@ class TraceRow:
         evaluated: populations whose neurons were evaluated: those that got current, and those of `turns`.
         turns: populations whose turn it was: bias added, every neuron evaluated.
         delivered: events whose currents arrived.
-        fired: spikes emitted.
+        fired: spikes emitted, and what joins released after the step.
         pending: events still waiting after the step, oldest first.
         leftover: what became of `pending` where the timestep ended with this step: "dropped", "carried", else "".
     """
@@ -128,11 +131,14 @@ def _rows(graph: Graph, execution: Execution, simulation: Simulation) -> list[Tr
     log = simulation.log
     assert log is not None
     events, ends = _events(graph, log)
+    relays = {junction.name for junction in graph.junctions if not junction.waits}
     waiting: list[int] = []  # rows of the log
     rows = []
     for t, count in enumerate(simulation.counts.forward_steps[:, 0].tolist()):
-        emitted = range(*log.emitted[0, 1 + t : 3 + t])
+        emitted = list(range(*log.emitted[0, 1 + t : 3 + t]))
         turns = log.turn_step[t, 0].tolist()
+        passed = [events[e] for e in emitted if events[e].population in relays]
+        emitted = [e for e in emitted if events[e].population not in relays]
         if execution.layered:
             rows += _layered_timestep(graph, t, count, [events[e] for e in emitted], _inputs(log, t), turns)
             continue
@@ -140,14 +146,15 @@ def _rows(graph: Graph, execution: Execution, simulation: Simulation) -> list[Tr
             delivered = [e for e in waiting if ends[e] == (t, step)]
             new = [e for e in emitted if events[e].step == step]
             waiting = [e for e in waiting if ends[e] != (t, step)]
-            waiting += [e for e in new if events[e].population != graph.output or graph.out_of(graph.output)]
+            waiting += [e for e in new if _leads_on(graph, events[e].population)]
             arrived = (_inputs(log, t) if step == 0 else ()) + tuple(events[e] for e in delivered)
-            took = _named(graph, [p for p, turn in enumerate(turns) if turn == step])
+            took = _named(graph, [p for p in range(len(graph.populations)) if turns[p] == step])
+            reaching = (*arrived, *(event for event in passed if event.step == step))
             rows.append(
                 TraceRow(
                     timestep=t,
                     step=step,
-                    evaluated=_named(graph, {graph.index[n] for n in (*took, *_targets(graph, arrived))}),
+                    evaluated=_named(graph, {graph.index[n] for n in (*took, *_targets(graph, reaching))}),
                     turns=took,
                     delivered=arrived,
                     fired=tuple(events[e] for e in new if events[e].population != INPUT),
@@ -171,16 +178,17 @@ def _layered_timestep(
 ) -> list[TraceRow]:
     """One population per step; a spike with several targets arrives at each of them at that one's step."""
     # a population that nothing reached shares its number with the next one, which made the step
-    populations = {step: p for p, step in enumerate(turns) if 0 <= step < count}
+    populations = {turns[p]: p for p in range(len(graph.populations)) if 0 <= turns[p] < count}
+    released = {j.name: turns[len(graph.populations) + i] for i, j in enumerate(graph.junctions)}
     rows = []
     for step, p in sorted(populations.items()):
         name = graph.populations[p].name
-        sources = {projection.source for projection in graph.into(name)}
+        sources = _sources(graph, name)
         past = [event for event in emitted if event.step < step]
         waiting = [
             event
             for event in emitted
-            if event.step <= step and any(graph.index[k.target] > p for k in graph.out_of(event.population))
+            if event.step <= step and _still_needed(graph, event.population, p, step, released)
         ]
         arrived = (inputs if INPUT in sources else ()) + tuple(e for e in past if e.population in sources)
         fired = tuple(event for event in emitted if event.step == step)
@@ -208,13 +216,51 @@ def _inputs(log: EventLog, t: int) -> tuple[TraceEvent, ...]:
 def _place(graph: Graph, source: int) -> tuple[str, int]:
     if source < graph.input_size:
         return INPUT, source
-    neuron = source - graph.input_size
-    name, here = next((n, s) for n, s in graph.slices.items() if neuron < s.stop)
-    return name, neuron - here.start
+    index = source - graph.input_size
+    for node in graph.nodes.values():
+        if index < node.size:
+            return node.name, index
+        index -= node.size
+    raise IndexError(source)
 
 
 def _targets(graph: Graph, events: Iterable[TraceEvent]) -> list[str]:
-    return [k.target for source in {event.population for event in events} for k in graph.out_of(source)]
+    """Return the populations that events reach by themselves."""
+    sources = {event.population for event in events}
+    reached = [k.target for source in sources for k in graph.out_of(source) if not k.delayed]
+    return [name for name in reached if name in graph.index]
+
+
+def _leads_on(graph: Graph, name: str) -> bool:
+    """Return whether a node's events go anywhere within their timestep."""
+    return any(not projection.delayed for projection in graph.out_of(name))
+
+
+def _sources(graph: Graph, name: str) -> set[str]:
+    """Return the nodes whose events reach a population, through junctions that pass them on at once."""
+    found: set[str] = set()
+    for projection in graph.into(name):
+        source = graph.nodes.get(projection.source)
+        if isinstance(source, Junction) and not source.waits:
+            found |= _sources(graph, source.name)
+        elif not projection.delayed:
+            found.add(projection.source)
+    return found
+
+
+def _still_needed(graph: Graph, name: str, p: int, step: int, released: Mapping[str, int]) -> bool:
+    """Return whether a node's events have yet to reach something, behind a barrier after population p's turn."""
+    for projection in graph.out_of(name):
+        target = graph.nodes[projection.target]
+        if isinstance(target, Population):
+            if not projection.delayed and graph.index[target.name] > p:
+                return True
+        elif target.waits:
+            if released[target.name] > step:
+                return True
+        elif _still_needed(graph, target.name, p, step, released):
+            return True
+    return False
 
 
 def _named(graph: Graph, indices: Iterable[int]) -> tuple[str, ...]:

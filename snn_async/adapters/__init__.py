@@ -2,23 +2,54 @@
 
 from torch import nn
 
-from snn_async.adapters.folding import fold
-from snn_async.adapters.interpreting import interpret
-from snn_async.adapters.libraries import adapter_of, check_module
+from snn_async.adapters.building import build
+from snn_async.adapters.folding import Step, fold
+from snn_async.adapters.forms import is_flat, known_features
+from snn_async.adapters.interpreting import Interpretation, interpret
+from snn_async.adapters.libraries import UnreadError, adapter_of, check_module
+from snn_async.adapters.opaque import Framewise
 from snn_async.adapters.tracing import preserved, trace
-from snn_async.errors import UnsupportedModelError
+from snn_async.errors import InputError, UnsupportedModelError
 from snn_async.graph import Graph
 
-__all__ = ["build_graph", "check_unchanged"]
+__all__ = ["Blueprint", "build_graph", "check_unchanged", "read_model"]
 
 
-def build_graph(model: nn.Module) -> Graph:
-    """Return the populations and projections of `model`, which is left as it was.
+class Blueprint:
+    """One timestep of a model, from which its graph follows once the input's shape is known.
+
+    Attributes:
+        flat: whether the model takes an input of any shape and flattens it first.
+        shape: of the input, where the model's Linears say it; else None.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self.flat = is_flat(step)
+        features = known_features(step)
+        self.shape = None if features is None else (features,)
+
+    def graph(self, shape: tuple[int, ...]) -> Graph:
+        """Return the graph for an input of `shape` per sample.
+
+        Raises:
+            InputError: for a shape that a layer cannot take, naming the layer and the sizes.
+            UnsupportedModelError: for anything that cannot be mapped exactly, with its place and the way out.
+        """
+        try:
+            return build(self._step, shape)
+        except InputError as error:
+            if shape == self.shape:  # which the model itself asks for
+                raise UnsupportedModelError(str(error)) from error
+            raise
+
+
+def read_model(model: nn.Module) -> Blueprint:
+    """Return what `model` computes in one timestep; it is left as it was.
 
     Args:
-        model: an snnTorch or SpikingJelly model of Flatten, Linear, Dropout, Identity and spiking neurons: an
-            `nn.Sequential`, a module whose forward is one timestep, or one that loops over a fixed number of
-            equal steps. SpikingJelly models may be in either step mode.
+        model: an snnTorch or SpikingJelly model: an `nn.Sequential`, a module whose forward is one timestep, or one
+            that loops over a fixed number of equal steps. SpikingJelly models may be in either step mode.
 
     Raises:
         UnsupportedModelError: for anything that cannot be mapped exactly, with its place and the way out.
@@ -27,9 +58,47 @@ def build_graph(model: nn.Module) -> Graph:
         raise UnsupportedModelError(f"the model is a {type(model).__name__}; pass a torch.nn.Module")
     for path, module in model.named_modules():
         check_module(path, module)
-    with preserved(model):
-        traced = interpret(model, trace(model))
-    return fold(model, traced)
+    return Blueprint(fold(model, _interpret(model)))
+
+
+def build_graph(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> Graph:
+    """Return the graph of `model`; `input_shape` is that of one sample, where Linears do not say it.
+
+    Raises:
+        InputError: if the shape is not known or does not fit.
+        UnsupportedModelError: as for `read_model`.
+    """
+    blueprint = read_model(model)
+    shape = blueprint.shape if input_shape is None else input_shape
+    if shape is None:
+        raise InputError("the sizes of the model follow from its input only; pass input_shape=(C, H, W)")
+    return blueprint.graph(shape)
+
+
+def _interpret(model: nn.Module) -> Interpretation:
+    """Follow the model's forward; modules without neurons that cannot be followed are taken as they are."""
+    opaque: dict[str, str] = {}
+    while True:
+        try:
+            with preserved(model):
+                return interpret(model, trace(model, opaque), opaque)
+        except UnreadError as error:
+            path = _without_neurons(model, error.inside, opaque)
+            if path is None:
+                raise
+            opaque[path] = str(error)
+
+
+def _without_neurons(model: nn.Module, inside: str | None, opaque: dict[str, str]) -> str | None:
+    """Return the path of a module, not yet in `opaque`, that can be taken as it is in place of what is in it."""
+    if not inside or inside in opaque:
+        return None
+    module = model.get_submodule(inside)
+    for part in module.modules():
+        adapter = adapter_of(part)
+        if adapter is not None and (adapter.is_neuron(part) or adapter.is_container(part)):
+            return None
+    return inside
 
 
 def check_unchanged(graph: Graph, model: nn.Module) -> None:
@@ -38,18 +107,19 @@ def check_unchanged(graph: Graph, model: nn.Module) -> None:
     Parameters may change, in place or by assignment: they are read at every run.
     """
     present = {id(module) for module in model.modules()}
-    parts = [(p.name, p.neuron.module) for p in graph.populations]
-    parts += [(p.name, layer) for p in graph.projections for layer in p.layers]
-    for name, module in parts:
-        if id(module) not in present:
+    for name, module in graph.modules:
+        own = module.module if isinstance(module, Framewise) else module
+        if id(own) not in present:
             raise UnsupportedModelError(
                 f"{name!r}: a module of the model was replaced after asynchronize; call asynchronize again"
             )
     for population in graph.populations:
         module = population.neuron.module
-        check_module(population.name, module)
         adapter = adapter_of(module)
-        if adapter and adapter.make_neuron(population.name, module, population.size) != population.neuron:
+        check_module(population.name, module)
+        if adapter is None or not adapter.is_neuron(module):
+            continue
+        if adapter.make_neuron(population.name, module, population.shape) != population.neuron:
             raise UnsupportedModelError(
                 f"{population.name!r}: its reset, surrogate or options were changed after asynchronize; "
                 "call asynchronize again"

@@ -1,55 +1,94 @@
-"""From the calls of an unrolled forward to one step's graph: every step must be the same."""
+"""From the calls of an unrolled forward to one step: every step must be the same."""
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import nn
 
+from snn_async.adapters.expressions import (
+    Applied,
+    Argument,
+    Delayed,
+    Expression,
+    Fired,
+    Potential,
+    Recording,
+    Sum,
+    describe_expression,
+    parts_of,
+    rebuild,
+    relative,
+)
 from snn_async.adapters.interpreting import Interpretation
-from snn_async.adapters.libraries import adapter_of
-from snn_async.adapters.signals import Argument, Fired, Potential, Recording, Signal
+from snn_async.adapters.layers import (
+    ConvolutionLayer,
+    DropoutLayer,
+    FlattenLayer,
+    LinearLayer,
+    NormLayer,
+    Operation,
+)
+from snn_async.adapters.opaque import OpaqueLayer
 from snn_async.errors import UnsupportedModelError
-from snn_async.graph import INPUT, Graph, Population, Projection
 
 _SINGLE_STEP = "pass the single step, a module whose forward takes one timestep (B, ...) and its states"
+_RETURN = "return the output neuron's spikes or potential"
 
 
-def fold(model: nn.Module, traced: Interpretation) -> Graph:
-    """Return the graph of the one step that all calls repeat.
+@dataclass(frozen=True)
+class Step:
+    """One timestep of a model.
+
+    Attributes:
+        modules: the model's, by path.
+        currents: of every neuron, by path, in the order of the calls.
+        readout: what forward returns without a neuron, None if it returns a neuron's output.
+        output: path of the neuron that is the output, None with a readout.
+        feedback: neuron whose last spikes each recurrent container passes to its module.
+        reads: which of the output neuron's results forward returns.
+    """
+
+    modules: dict[str, nn.Module]
+    currents: dict[str, Expression]
+    readout: Expression | None
+    output: str | None
+    feedback: dict[str, str]
+    reads: Literal["spikes", "potentials"]
+
+    @property
+    def expressions(self) -> tuple[Expression, ...]:
+        """What neurons and the readout get."""
+        return (*self.currents.values(), *([] if self.readout is None else [self.readout]))
+
+
+def fold(model: nn.Module, traced: Interpretation) -> Step:
+    """Return the one step that all calls repeat.
 
     Raises:
-        UnsupportedModelError: if steps differ, a module is used twice, or there is not exactly one output.
+        UnsupportedModelError: if steps differ, a neuron is used twice, or there is not exactly one output.
     """
     if not traced.calls:
         raise UnsupportedModelError(
-            "the model calls no spiking neuron of snnTorch or SpikingJelly; add one per Linear"
+            "the model calls no spiking neuron of snnTorch or SpikingJelly; add one per layer"
         )
-    step = _single_step(traced)
-    modules = dict(model.named_modules())
-    _check_used_once(step, traced.multi_step)
-    populations, projections = [], []
-    for name, signal in step.items():
-        layers = tuple(modules[path] for path in signal.layers)
-        projection = Projection(
-            name="+".join(signal.layers),
-            source=signal.source.neuron if isinstance(signal.source, Fired) else INPUT,
-            target=name,
-            layers=layers,
-            source_dropout=signal.source_dropout,
-            target_dropout=signal.target_dropout,
-        )
-        adapter = adapter_of(modules[name])
-        assert adapter is not None
-        neuron = adapter.make_neuron(name, modules[name], projection.fan_out)
-        populations.append(Population(name, projection.fan_out, neuron))
-        projections.append(projection)
-    output = _output(step, traced)
-    reads: Literal["spikes", "potentials"] = "spikes" if _returns_spikes(output, traced) else "potentials"
-    return Graph(populations, projections, output, flatten=_is_flat(step), reads=reads)
+    currents = {name: _distributed(current) for name, current in _single_step(traced).items()}
+    returned = [_Returned(value, traced) for value in traced.returned]
+    unread = {_distributed(r.readout): r for r in returned if r.readout is not None}
+    output, readout = _output(currents, returned, list(unread), traced)
+    step = Step(
+        modules=dict(model.named_modules()),
+        currents=currents,
+        readout=readout,
+        output=output,
+        feedback=_feedback(traced),
+        reads="spikes" if any(r.spikes == output for r in returned) else "potentials",
+    )
+    _check(step, traced.multi_step)
+    return step
 
 
-def _single_step(traced: Interpretation) -> dict[str, Signal]:
+def _single_step(traced: Interpretation) -> dict[str, Expression]:
     """Return the current of every neuron in one step, after checking that all steps agree."""
     counts = {name: len(calls) for name, calls in traced.calls.items()}
     steps = max(counts.values())
@@ -60,48 +99,69 @@ def _single_step(traced: Interpretation) -> dict[str, Signal]:
                 f"{calls[-1].place}: steps differ: it is called {len(calls)} times and {longest!r} {steps} "
                 f"times. Call each neuron once per step, or {_SINGLE_STEP}"
             )
+        first = relative(calls[0].current, 0)
         for k, call in enumerate(calls):
-            if _relative(call.signal, k) != _relative(calls[0].signal, 0):
+            if relative(call.current, k) != first:
                 raise UnsupportedModelError(
                     f"{call.place}: steps differ, or a module is used twice in one step: call {k} gets "
-                    f"{_describe(call.signal)}, call 0 {_describe(calls[0].signal)}. "
+                    f"{describe_expression(call.current)}, call 0 {describe_expression(calls[0].current)}. "
                     f"Use one module per place, or {_SINGLE_STEP}"
                 )
-    return {name: calls[0].signal for name, calls in traced.calls.items()}
+    return {name: calls[0].current for name, calls in traced.calls.items()}
 
 
-def _relative(signal: Signal, step: int) -> Signal:
-    """Return a current with its source's step, or the input's index, counted from its own step."""
-    source = signal.source
-    if isinstance(source, Fired):
-        return replace(signal, source=replace(source, step=source.step - step))
-    if source.path:
-        first, *rest = source.path
-        index = first - step if isinstance(first, int) else first
-        return replace(signal, source=Argument(source.name, (index, *rest)))
-    return signal
+def _distributed(expression: Expression) -> Expression:
+    """Return it with layers applied to each part of a sum that holds feedback, which meets nothing but its neuron."""
+    expression = rebuild(expression, _distributed)
+    if not isinstance(expression, Applied) or not isinstance(expression.operand, Sum):
+        return expression
+    layer, inner = expression.operation, expression.operand
+    if not any(isinstance(part, Delayed) for part in parts_of(inner)) or isinstance(layer, FlattenLayer):
+        return expression
+    first, *rest = inner.parts
+    parts = (Applied(layer, first), *(Applied(_unbiased(layer), part) for part in rest))
+    return replace(inner, parts=tuple(map(_distributed, parts)))
 
 
-def _describe(signal: Signal) -> str:
-    source = signal.source
-    path = source.path if isinstance(source, Argument) else (f"call {source.step}",)
-    name = source.name if isinstance(source, Argument) else source.neuron
-    layers = ", ".join(repr(path) for path in signal.layers)
-    return f"{name}{''.join(f'[{p}]' for p in path)} through {layers}"
-
-
-def _check_used_once(step: dict[str, Signal], multi_step: bool) -> None:
-    layers = Counter(path for signal in step.values() for path in signal.layers)
-    shared = [path for path, count in layers.items() if count > 1]
-    masks = Counter(
-        id(d.module) for s in step.values() for d in (*s.source_dropout, *s.target_dropout) if d.per_run
-    )
-    if shared or any(count > 1 for count in masks.values()):
+def _unbiased(layer: Operation) -> Operation:
+    """Return a layer that brings no bias, because another use of it does."""
+    if isinstance(layer, LinearLayer):
+        return replace(layer, biased=False)
+    biased = isinstance(layer, ConvolutionLayer) and layer.module.bias is not None
+    if biased or isinstance(layer, NormLayer | OpaqueLayer):
         raise UnsupportedModelError(
-            f"{repr(shared[0]) if shared else 'a SpikingJelly Dropout'} is used twice in one step; "
-            "use one module per place"
+            f"{layer.place}: it adds a bias to a recurrent container's input and feedback together; use bias=False, "
+            "or put the layer outside of the container"
         )
-    inputs = {s.source.name: s.source for s in step.values() if isinstance(s.source, Argument)}
+    return layer
+
+
+def _feedback(traced: Interpretation) -> dict[str, str]:
+    neurons = {}
+    for container, output in traced.feedback.items():
+        if not isinstance(output, Fired):
+            raise UnsupportedModelError(
+                f"the recurrent container {container!r} does not end in a neuron, but feeds back "
+                f"{describe_expression(output)}; let its sub_module end in a spiking neuron"
+            )
+        neurons[container] = output.neuron
+    return neurons
+
+
+def _check(step: Step, multi_step: bool) -> None:
+    parts = list(parts_of(*step.expressions))
+    masks = Counter(
+        id(part.operation.dropout.module)
+        for part in parts
+        if isinstance(part, Applied)
+        and isinstance(part.operation, DropoutLayer)
+        and part.operation.dropout.per_run
+    )
+    if any(count > 1 for count in masks.values()):
+        raise UnsupportedModelError(
+            "a SpikingJelly Dropout is used twice in one step; use one module per place"
+        )
+    inputs = {part.name: part for part in parts if isinstance(part, Argument)}
     if len(inputs) > 1:
         raise UnsupportedModelError(
             f"forward has several inputs that feed currents: {sorted(inputs)}; pass one input tensor"
@@ -112,72 +172,83 @@ def _check_used_once(step: dict[str, Signal], multi_step: bool) -> None:
                 f"step 0 reads {source.name}{list(source.path)}; index the input (T, B, ...) once, "
                 "as x[step] from 0 on"
             )
+    for part in parts:
+        if isinstance(part, Applied) and isinstance(part.operation, FlattenLayer) and part.operation.timed:
+            raise UnsupportedModelError(
+                f"{part.operation.place}: the input is flattened from dimension 2, but its features begin at 1; use "
+                "nn.Flatten()"
+            )
 
 
-def _is_flat(step: dict[str, Signal]) -> bool:
-    flats = {signal.flat for signal in step.values() if isinstance(signal.source, Argument)}
-    if 2 in flats:
-        raise UnsupportedModelError(
-            "the input is flattened from dimension 2, but its features begin at 1; use nn.Flatten()"
-        )
-    if len(flats) > 1:
-        raise UnsupportedModelError("the input is used both flattened and as it is; flatten it once, first")
-    return flats == {1}
-
-
-def _output(step: dict[str, Signal], traced: Interpretation) -> str:
-    """Return the one population that feeds no other, whose spikes or potentials forward returns."""
-    feeding = {signal.source.neuron for signal in step.values() if isinstance(signal.source, Fired)}
-    sinks = [name for name in step if name not in feeding]
-    returned = {name for value in traced.returned for name in _names(value, traced)}
+def _output(
+    currents: dict[str, Expression],
+    returned: "list[_Returned]",
+    readouts: list[Expression],
+    traced: Interpretation,
+) -> tuple[str | None, Expression | None]:
+    """Return the one neuron that feeds no other, or the one readout, that forward returns."""
+    parts = parts_of(*currents.values(), *readouts)
+    feeding = {part.neuron for part in parts if isinstance(part, Fired)}
+    sinks = [name for name in currents if name not in feeding]
+    names = {r.neuron for r in returned}
     for name in sinks:
-        if name not in returned:
+        if name not in names:
             raise UnsupportedModelError(
                 f"{traced.calls[name][0].place}: it feeds no other neuron and forward does not return its "
                 "spikes or potential; return them or remove it"
             )
-    if len(sinks) != 1:
+    if len(sinks) + len(readouts) != 1:
+        found = [*sinks, *map(describe_expression, readouts)]
         raise UnsupportedModelError(
-            f"the model has {len(sinks)} outputs, {sinks}; make one network per output, "
-            "or join them in one Linear"
+            f"the model has {len(found)} outputs, {found}; make one network per output, or join them in one Linear"
         )
-    return sinks[0]
+    return (sinks[0], None) if sinks else (None, readouts[0])
 
 
-def _returns_spikes(output: str, traced: Interpretation) -> bool:
-    """Whether forward returns spikes of the output, be it beside its potential."""
-    parts = [part for value in traced.returned for part in getattr(value, "values", (value,))]
-    sources = [part.source for part in parts if isinstance(part, Signal)]
-    return any(isinstance(source, Fired) and source.neuron == output for source in sources)
+class _Returned:
+    """One value that forward returns: a neuron's spikes or potentials, or a current without a neuron.
 
+    Attributes:
+        neuron: whose spikes or potentials it holds, if it does.
+        spikes: the same, if they are spikes.
+        readout: the current of one step, if it is one.
+    """
 
-def _names(value: Any, traced: Interpretation) -> list[str]:
-    """Return the neurons whose spikes or potentials a returned value holds."""
-    if isinstance(value, Recording):
-        steps = [step for item in value.values for step in _steps(item)]
-        names = {name for item in value.values for name in _names(item, traced)}
-        if len(names) != 1 or steps != list(range(len(traced.calls[next(iter(names))]))):
+    def __init__(self, value: Any, traced: Interpretation) -> None:
+        self.neuron: str | None = None
+        self.spikes: str | None = None
+        self.readout: Expression | None = None
+        items = value.values if isinstance(value, Recording) else (value,)
+        steps = max(map(len, traced.calls.values()))
+        if isinstance(value, Recording) and len(items) != steps:
             raise UnsupportedModelError(
-                "a stacked output must hold one neuron's spikes, or its potential, of every step in order; "
-                f"it holds {len(steps)} of {sorted(names)}"
+                f"a stacked output must hold one neuron's spikes, or its potential, of every step in order; it holds "
+                f"{len(items)} of {steps}"
             )
-        return list(names)
-    if isinstance(value, Potential):
-        return [value.neuron]
-    if isinstance(value, Signal) and value.layers:
-        raise UnsupportedModelError(
-            f"forward returns the current of {value.layers[-1]!r}: no neuron follows it. "
-            "Add one; a readout is Leaky(reset_mechanism='none') or a non-spiking node, with run.potentials"
-        )
-    if isinstance(value, Signal) and isinstance(value.source, Fired):
-        return [value.source.neuron]
-    if value is None or isinstance(value, Argument | Signal):
-        return []
-    raise UnsupportedModelError(
-        f"forward returns a {type(value).__name__.lower()}; return the output neuron's spikes or potential"
-    )
+        first = 0 if isinstance(value, Recording) else steps - 1
+        found = {self._item(item, first + k) for k, item in enumerate(items)}
+        if len(found) > 1:
+            raise UnsupportedModelError(
+                "a stacked output must hold one neuron's spikes, or its potential, of every step in order; it holds "
+                "different ones"
+            )
 
-
-def _steps(value: Any) -> list[int]:
-    result = value.source if isinstance(value, Signal) else value
-    return [result.step] if isinstance(result, Fired | Potential) else []
+    def _item(self, item: Any, step: int) -> object:
+        if item is None or isinstance(item, Argument):
+            return None
+        if isinstance(item, Fired | Potential):
+            self.neuron = item.neuron
+            self.spikes = item.neuron if isinstance(item, Fired) else None
+            return (type(item), item.neuron, item.step - step)
+        if not isinstance(item, Expression):
+            raise UnsupportedModelError(f"forward returns a {type(item).__name__.lower()}; {_RETURN}")
+        item = relative(item, step)
+        sources = {part.step for part in parts_of(item) if isinstance(part, Fired)}
+        sources |= {part.path[0] for part in parts_of(item) if isinstance(part, Argument) and part.path}  # type: ignore[misc]
+        if sources - {0}:
+            raise UnsupportedModelError(
+                f"forward returns {describe_expression(item)}, which joins several timesteps; return every timestep, "
+                "and join those of net(x): net(x).sum(0) or net(x).mean(0)"
+            )
+        self.readout = item
+        return item

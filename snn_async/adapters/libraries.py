@@ -1,6 +1,7 @@
 """Which library a module belongs to, its adapter, and what is asked of every module and neuron."""
 
 import importlib
+import math
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -17,6 +18,15 @@ _LAYERS = {
 }
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _HARMLESS = {"__init__", "__repr__", "extra_repr", "__getstate__", "__setstate__", "__reduce__"}
+
+
+class UnreadError(UnsupportedModelError):
+    """What a forward does was not understood; `inside` is the path of the module whose forward it is, None if
+    taking that module as it is would not help."""
+
+    def __init__(self, message: str, inside: str | None) -> None:
+        super().__init__(message)
+        self.inside = inside
 
 
 def describe(path: str, module: nn.Module) -> str:
@@ -84,19 +94,32 @@ def supported_base(path: str, module: nn.Module, supported: Sequence[type], reas
     )
 
 
-def check_sizes(path: str, module: nn.Module, size: int, **parameters: Any) -> None:
-    """Raise UnsupportedModelError unless each parameter is one value or one per neuron, and finite."""
+def check_sizes(path: str, module: nn.Module, shape: tuple[int, ...] | None, **parameters: Any) -> None:
+    """Raise UnsupportedModelError unless each parameter is finite and one value or broadcasts to the neurons' shape.
+
+    Args:
+        shape: of the population in the source model; None where it is not known yet.
+    """
     for name, value in parameters.items():
         tensor = torch.as_tensor(value).detach()
-        if tensor.numel() != 1 and tuple(tensor.shape) not in ((size,), (1, size)):
+        if shape is not None and not _broadcasts(tuple(tensor.shape), shape):
             raise UnsupportedModelError(
                 f"{describe(path, module)}: {name} has shape {tuple(tensor.shape)}, but the population has "
-                f"{size} neurons; give one value or shape ({size},)"
+                f"{math.prod(shape)} neurons of shape {shape}; give one value or shape {shape}"
             )
         if not bool(torch.isfinite(tensor).all()):
             raise UnsupportedModelError(
                 f"{describe(path, module)}: {name} is not finite ({value}); give a finite value"
             )
+
+
+def _broadcasts(sides: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    if math.prod(sides) == 1:
+        return True
+    while len(sides) > len(shape) and sides[0] == 1:
+        sides = sides[1:]
+    ends = zip(sides[::-1], shape[::-1], strict=False)
+    return len(sides) <= len(shape) and all(side in (1, size) for side, size in ends)
 
 
 def scalar(value: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""Functions and methods in a traced forward: which are known, and what they do to a signal."""
+"""Functions and methods in a traced forward: which are known, and what they do to a value."""
 
 import operator
 from dataclasses import replace
@@ -6,9 +6,26 @@ from typing import Any, NoReturn
 
 import torch
 from torch import fx, nn
+from torch.nn import functional
 
-from snn_async.adapters.libraries import describe
-from snn_async.adapters.signals import Argument, Constant, Fired, Potential, Recording, Shape, Signal, Size
+from snn_async.adapters.expressions import (
+    Applied,
+    Argument,
+    Complement,
+    Constant,
+    Delayed,
+    Expression,
+    Fired,
+    Potential,
+    Product,
+    Recording,
+    Shape,
+    Size,
+    Sum,
+    operands,
+)
+from snn_async.adapters.layers import FlattenLayer
+from snn_async.adapters.libraries import UnreadError, describe
 from snn_async.errors import UnsupportedModelError
 
 _OPERATIONS: dict[Any, str] = {
@@ -26,20 +43,47 @@ _OPERATIONS: dict[Any, str] = {
     torch.zeros_like: "zeros",
     torch.zeros: "zeros",
     "new_zeros": "zeros",
+    **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), "add"),
+    **dict.fromkeys((operator.sub, operator.isub, torch.sub, "sub", "sub_", "rsub", torch.rsub), "sub"),
+    **dict.fromkeys((operator.mul, operator.imul, torch.mul, "mul", "mul_"), "mul"),
+    **dict.fromkeys((operator.truediv, torch.div, "div"), "div"),
+    functional.max_pool1d: "max_pool1d",
+    functional.max_pool2d: "max_pool2d",
+    torch.max_pool1d: "max_pool1d",
+    torch.max_pool2d: "max_pool2d",
+    functional.avg_pool1d: "avg_pool1d",
+    functional.avg_pool2d: "avg_pool2d",
+    functional.adaptive_avg_pool1d: "adaptive_avg_pool1d",
+    functional.adaptive_avg_pool2d: "adaptive_avg_pool2d",
+    functional.adaptive_max_pool1d: "adaptive_max_pool1d",
+    functional.adaptive_max_pool2d: "adaptive_max_pool2d",
+    functional.interpolate: "interpolate",
+}
+_ADD_UP = "it is not linear: currents of events must add up; put a spiking neuron there"
+_FINAL = {
+    **dict.fromkeys(
+        ("relu", "sigmoid", "tanh", "gelu", "silu", "softmax", "softplus", "clamp", "abs", "exp", "where"),
+        _ADD_UP,
+    ),
+    **dict.fromkeys(
+        ("max", "min", "argmax", "maximum", "gt", "ge", "lt", "le", "eq", "sign", "heaviside"), _ADD_UP
+    ),
+    **dict.fromkeys(
+        ("rand", "rand_like", "randn", "randn_like", "bernoulli"),
+        "it draws random numbers; draw them before the network, or use nn.Dropout",
+    ),
 }
 _WAYS_OUT = {
-    "add": "no sums of spikes or currents (skip or recurrent connections) yet; count or average spikes "
-    "on the result of net(x)",
-    "cat": "no joined populations yet",
+    "cat": "populations are not joined side by side; give each a layer of its own and add the results",
+    "stack": "populations are not joined side by side; give each a layer of its own and add the results",
     "dropout": "use an nn.Dropout module",
     "linear": "use an nn.Linear module",
-    "norm": "fold it into the Linear before it, as w * g / sqrt(var + eps)",
-    "conv": "only fully connected layers are supported",
-    "pool": "only fully connected layers are supported",
-    "softmax": "apply it to the result of net(x)",
-    "sum": "apply it to the result of net(x)",
-    "mean": "apply it to the result of net(x)",
-    "div": "apply it to the result of net(x)",
+    "batch_norm": "use an nn.BatchNorm1d or nn.BatchNorm2d module",
+    "norm": "fold it into the layer before it, as w * g / sqrt(var + eps)",
+    "conv": "use an nn.Conv1d or nn.Conv2d module",
+    "pool": "use nn.MaxPool2d, nn.AvgPool2d or their adaptive and 1d forms",
+    "mean": "return every timestep and take net(x).mean(0)",
+    "sum": "return every timestep and take net(x).sum(0)",
 }
 
 
@@ -57,7 +101,15 @@ class Operations:
         self.modules = dict(model.named_modules())
 
     def _refuse(self, node: fx.Node, reason: str) -> NoReturn:
-        raise UnsupportedModelError(f"{self._name(node)}{node.meta['line']}: {reason}")
+        raise UnsupportedModelError(f"{self._place(node)}: {reason}")
+
+    def _place(self, node: fx.Node) -> str:
+        return self._name(node) + str(node.meta["line"])
+
+    def _label(self, node: fx.Node, name: str) -> str:
+        """Return the name of what a function makes: its module's path, then its own name."""
+        inside = node.meta["inside"]
+        return f"{inside}.{name}" if inside else name
 
     def _name(self, node: fx.Node) -> str:
         if node.op == "call_module":
@@ -68,10 +120,11 @@ class Operations:
         return f"{kind} {name!r} in {describe(inside, self.modules.get(inside, self.model))}"
 
     def _unsupported(self, node: fx.Node, name: str) -> NoReturn:
-        way_out = next((text for key, text in _WAYS_OUT.items() if key in name.lower()), None)
-        self._refuse(
-            node, "not supported; " + (way_out or "rewrite the model without it, or apply it to net(x)")
-        )
+        """Refuse a function; a module of the user's that calls it may still be affine as a whole."""
+        final = _FINAL.get(name.lower().rstrip("_"))
+        way_out = final or next((text for key, text in _WAYS_OUT.items() if key in name.lower()), None)
+        text = f"not supported; {way_out or 'rewrite the model without it, or apply it to net(x)'}"
+        raise UnreadError(f"{self._place(node)}: {text}", None if final else node.meta["inside"])
 
     def _call_function(self, node: fx.Node, *args: Any, **kwargs: Any) -> Any:
         operation = _OPERATIONS.get(node.target)
@@ -95,9 +148,10 @@ class Operations:
             index = index[0]
         if isinstance(value, Argument) and isinstance(index, int | str):
             return replace(value, path=(*value.path, index))
-        if isinstance(value, Signal) and isinstance(value.source, Argument) and isinstance(index, int):
-            if value.flat == 2 and not value.layers:
-                return replace(value, flat=1, source=self._op_item(node, value.source, index))
+        if isinstance(value, Applied) and root(value) is not None and isinstance(index, int):
+            layer = value.operation
+            if isinstance(layer, FlattenLayer) and layer.timed:
+                return Applied(replace(layer, timed=False), self._op_item(node, value.operand, index))
             self._refuse(
                 node, "indexes a frame, not a timestep; index time first, then flatten: x[step].flatten(1)"
             )
@@ -111,16 +165,13 @@ class Operations:
         return self._op_size(node, value)
 
     def _op_size(self, node: fx.Node, value: Any, dimension: int | None = None) -> Any:
-        argument = value.source if isinstance(value, Signal) else value
-        indexed = len(argument.path) if isinstance(argument, Argument) else 0
+        indexed = self._indexed(value)
         if dimension is not None and dimension < 0:
             self._refuse(node, "give the dimension from the front")
         return Shape(indexed) if dimension is None else Size(indexed + dimension)
 
     def _op_unchanged(self, node: fx.Node, value: Any) -> Any:
-        if not isinstance(value, Argument | Signal):
-            self._unsupported(node, str(node.target))
-        return value
+        return self._expression(node, value)
 
     def _op_zeros(self, node: fx.Node, *args: Any, **kwargs: Any) -> Constant:
         return Constant(str(node.target))
@@ -132,48 +183,51 @@ class Operations:
             return Recording((values,))
         self._refuse(node, "only lists of one value per step are stacked, time first (dim=0)")
 
-    def _op_flatten(self, node: fx.Node, value: Any, start_dim: int = 0, end_dim: int = -1) -> Signal:
+    def _op_flatten(self, node: fx.Node, value: Any, start_dim: int = 0, end_dim: int = -1) -> Expression:
         if end_dim != -1:
             self._refuse(node, f"end_dim={end_dim}: only all features are flattened, end_dim=-1")
         return self._flatten(node, value, start_dim + self._hidden_dimensions(node))
 
-    def _op_reshape(self, node: fx.Node, value: Any, *shape: Any) -> Signal:
+    def _op_reshape(self, node: fx.Node, value: Any, *shape: Any) -> Expression:
         if len(shape) == 1 and isinstance(shape[0], tuple | list):
             shape = tuple(shape[0])
         hidden = self._hidden_dimensions(node)
         leading, last = shape[:-1], shape[-1] if shape else None
-        signal = self._signal(node, value)
-        indexed = len(signal.source.path) if isinstance(signal.source, Argument) else 0
+        value = self._expression(node, value)
+        indexed = self._indexed(value)
         sizes = [size.dimension - indexed if isinstance(size, Size) else i for i, size in enumerate(leading)]
         if len(leading) == 1 + self.multi_step - hidden and sizes == list(range(len(leading))):
             if last == -1 and all(isinstance(size, Size | int) and size != -1 for size in leading):
-                return self._flatten(node, signal, len(leading) + hidden)
+                return self._flatten(node, value, len(leading) + hidden)
             if leading == (-1,) and isinstance(last, int) and last > 0:
-                return replace(self._flatten(node, signal, 1 + hidden), features=last)
+                return self._flatten(node, value, 1 + hidden, features=last)
         self._refuse(node, "only (batch, -1) is supported, which flattens each sample")
 
-    def _flatten(self, node: fx.Node, value: Any, start: int) -> Signal:
-        signal = self._signal(node, value)
+    def _flatten(self, node: fx.Node, value: Any, start: int, features: int | None = None) -> Expression:
+        value = self._expression(node, value)
         timed = self.multi_step
-        raw = isinstance(signal.source, Argument) and not signal.source.path and not signal.layers
-        if start == 2 and not timed and raw:
-            return replace(signal, flat=2)
+        name = self._label(node, "flatten") if node.op != "call_module" else str(node.target)
+        layer = FlattenLayer(name, self._place(node), features)
+        if start == 2 and not timed and isinstance(value, Argument) and not value.path:
+            return Applied(replace(layer, timed=True), value)
         if start != 1 + timed:
             self._refuse(
                 node,
                 f"flattens from dimension {start}, but a sample's features begin at {1 + timed}: use "
                 f"nn.Flatten({1 + timed})" + (", or layer.Flatten(step_mode='m')" if timed else ""),
             )
-        features = isinstance(signal.source, Fired) or signal.layers
-        return signal if features else replace(signal, flat=1)
+        return Applied(layer, value)
 
     def _hidden_dimensions(self, node: fx.Node) -> int:
         """Return 1 inside a multi-step container, whose modules do not see the time dimension."""
         return int(node.meta["container"] is not None)
 
-    def _signal(self, node: fx.Node, value: Any) -> Signal:
-        if isinstance(value, Argument):
-            return Signal(value)
+    def _indexed(self, value: Any) -> int:
+        """Return how many leading dimensions of the input were indexed away."""
+        argument = root(value) if isinstance(value, Expression) else None
+        return 0 if argument is None else len(argument.path)
+
+    def _expression(self, node: fx.Node, value: Any) -> Expression:
         if isinstance(value, tuple):
             self._refuse(
                 node,
@@ -184,6 +238,16 @@ class Operations:
             self._refuse(
                 node, f"it gets the potential of {value.neuron!r}; only spikes go from neuron to neuron"
             )
-        if not isinstance(value, Signal):
-            self._refuse(node, f"it gets a {type(value).__name__.lower()}, not spikes or the input")
+        if isinstance(value, Complement):
+            self._refuse(node, "it gets 1 - spikes, which only a product can hold: x * (1 - y)")
+        if not isinstance(value, Argument | Fired | Delayed | Applied | Sum | Product):
+            kind = "list" if isinstance(value, Recording) else type(value).__name__.lower()
+            self._refuse(node, f"it gets a {kind}, not spikes or the input")
         return value
+
+
+def root(value: Expression) -> Argument | None:
+    """Return the argument that a value is made of alone, by layers one after another."""
+    while isinstance(value, Applied):
+        (value,) = operands(value)
+    return value if isinstance(value, Argument) else None

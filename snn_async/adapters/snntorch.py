@@ -1,4 +1,4 @@
-"""snnTorch 1.0 neurons as populations: `Leaky`, `Lapicque`, and subclasses that keep their rules."""
+"""snnTorch 1.0 neurons as populations: `Leaky`, `Lapicque`, `RLeaky`, and subclasses that keep their rules."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -7,21 +7,17 @@ import snntorch
 import torch
 from torch import nn
 
-from snn_async.adapters.libraries import (
-    check_sizes,
-    describe,
-    scalar,
-    supported_base,
-)
+from snn_async.adapters.libraries import check_sizes, describe, scalar, supported_base
 from snn_async.adapters.options import options_of
-from snn_async.errors import UnsupportedModelError
+from snn_async.errors import InputError, UnsupportedModelError
+from snn_async.grids import Grid, size_of
 from snn_async.neurons import Neuron, NeuronParameters, probe_comparison
+from snn_async.synapses import Convolution, Dense, OneToOne, Synapses
 
-SUPPORTED = (snntorch.Leaky, snntorch.Lapicque)
+SUPPORTED = (snntorch.Leaky, snntorch.Lapicque, snntorch.RLeaky)
 REASONS = {
     "Synaptic": "it has a synaptic current as a second state",
     "Alpha": "it has excitatory and inhibitory currents as further states",
-    "RLeaky": "it feeds its spikes back to itself",
     "RSynaptic": "it feeds its spikes back to itself and has a second state",
     "SLSTM": "it is an LSTM, with a second state and gates",
     "SConv2dLSTM": "it is a convolutional LSTM, with a second state and gates",
@@ -49,6 +45,26 @@ def is_container(module: nn.Module) -> bool:
     return False
 
 
+def is_recurrent(module: nn.Module) -> bool:
+    """Return whether a container feeds its last output back to its module."""
+    return False
+
+
+def layer_base(module: nn.Module) -> type | None:
+    """Return the class of this library that a layer without neurons derives from: there is none."""
+    return None
+
+
+def layer_refusal(module: nn.Module) -> str | None:
+    """Return why a layer without neurons cannot be one of a graph, None if that is not known beforehand."""
+    return None
+
+
+def read_layer(name: str, place: str, module: nn.Module) -> None:
+    """Return a layer that only this library has: there is none."""
+    return None
+
+
 def is_run_dropout(module: nn.Module) -> bool:
     """Return whether a module drops the same values in all timesteps of a run."""
     return False
@@ -64,6 +80,43 @@ def step_mode(module: nn.Module) -> str:
     return "s"
 
 
+def state_names(module: nn.Module) -> tuple[str, ...]:
+    """Return the states that a call takes, in order."""
+    return ("spk", "mem") if isinstance(module, snntorch.RLeaky) else ("mem",)
+
+
+def recurrent_synapses(path: str, module: Any, grid: Grid) -> Synapses | None:
+    """Return the synapses by which last timestep's spikes of a neuron reach its own layer, None if it has none.
+
+    Args:
+        grid: of the layer.
+
+    Raises:
+        InputError: if the layer has another size than they take.
+    """
+    if not isinstance(module, snntorch.RLeaky):
+        return None
+    layer, size = module.recurrent, size_of(grid)
+    if isinstance(layer, nn.Linear):
+        fits, takes = grid == (layer.in_features, 1, 1), f"{layer.in_features} features"
+        synapses: Synapses = Dense((layer,), grid)
+    elif isinstance(layer, nn.Conv2d):
+        fits, takes = grid[0] == layer.in_channels, f"{layer.in_channels} channels"
+        synapses = Convolution(layer, grid)
+        fits = fits and synapses.target == grid
+    else:
+        values = layer.V.numel()
+        fits, takes = values in (1, size), f"V for {values} neurons"
+        synapses = OneToOne(grid, owner=layer, parameter="V", per_unit=values > 1)
+    if not fits:
+        shape = "x".join(map(str, grid if grid[1:] != (1, 1) else grid[:1]))
+        raise InputError(
+            f"{describe(path, module)}: the recurrent layer takes {takes}, but its neurons are {shape}; "
+            "give RLeaky the shape of its input"
+        )
+    return synapses
+
+
 def returns(module: nn.Module) -> Literal["spikes", "both", "potentials"]:
     """Return what a call gives: spikes, or (spikes, potential)."""
     return "both" if module.output or not module.init_hidden else "spikes"
@@ -74,8 +127,8 @@ def check_class(path: str, module: nn.Module) -> type:
     return supported_base(path, module, SUPPORTED, REASONS)
 
 
-def make_neuron(path: str, module: nn.Module, size: int) -> Neuron:
-    """Return the neuron model of `module`, a population of `size` neurons.
+def make_neuron(path: str, module: nn.Module, shape: tuple[int, ...] | None) -> Neuron:
+    """Return the neuron model of `module`, a population of neurons of `shape` (None if that is not known yet).
 
     Raises:
         UnsupportedModelError: for a class or parameter that cannot be mapped exactly.
@@ -88,9 +141,9 @@ def make_neuron(path: str, module: nn.Module, size: int) -> Neuron:
     read = _read_lapicque if base is snntorch.Lapicque else _read_leaky
     if base is snntorch.Lapicque:
         _check_lapicque(where, module)
-        check_sizes(path, module, size, R=module.R, C=module.C, threshold=module.threshold)
+        check_sizes(path, module, shape, R=module.R, C=module.C, threshold=module.threshold)
     else:
-        check_sizes(path, module, size, beta=module.beta, threshold=module.threshold)
+        check_sizes(path, module, shape, beta=module.beta, threshold=module.threshold)
     lowest = float(scalar(module.threshold).detach().min())
     if reset == "value" and not delayed and lowest < 0:
         raise UnsupportedModelError(
@@ -105,7 +158,7 @@ def make_neuron(path: str, module: nn.Module, size: int) -> Neuron:
         inclusive=probe_comparison(surrogate, where),
         reset=reset,
         delayed_reset=delayed and reset != "none",
-        swallow_input=base is snntorch.Lapicque and reset == "value",
+        swallow_input=delayed and base is not snntorch.Leaky and reset == "value",
         retest_residual=reset != "none" and not delayed,
         **options_of(module),
     )

@@ -1,24 +1,29 @@
-"""SpikingJelly neurons as populations: IF, LIF, PLIF and the non-spiking IF and LIF of SpikingJelly 2.0."""
+"""SpikingJelly 2.0: IF, LIF, PLIF and the non-spiking IF and LIF as populations, its layers and containers."""
 
 from typing import Any, Literal
 
 import torch
-from spikingjelly.activation_based import layer, neuron
+from spikingjelly.activation_based import base, layer, neuron
 from torch import Tensor, nn
 
-from snn_async.adapters.libraries import (
-    check_sizes,
-    describe,
-    scalar,
-    supported_base,
-)
+from snn_async.adapters.layers import Operation
+from snn_async.adapters.libraries import check_sizes, describe, scalar, supported_base
+from snn_async.adapters.opaque import OpaqueLayer
 from snn_async.adapters.options import options_of
+from snn_async.adapters.pooling import VotingLayer
 from snn_async.errors import UnsupportedModelError
+from snn_async.grids import Grid
 from snn_async.neurons import Neuron, NeuronParameters, probe_comparison
 
 SPIKING = (neuron.IFNode, neuron.LIFNode, neuron.ParametricLIFNode)
 READOUTS = (neuron.NonSpikingIFNode, neuron.NonSpikingLIFNode)
 CONTAINERS = (layer.MultiStepContainer, layer.SeqToANNContainer, layer.StepModeContainer)
+RECURRENT = (layer.ElementWiseRecurrentContainer, layer.LinearRecurrentContainer)
+LAYERS = (
+    *(layer.Linear, layer.Conv1d, layer.Conv2d, layer.BatchNorm1d, layer.BatchNorm2d, layer.Upsample),
+    *(layer.MaxPool1d, layer.MaxPool2d, layer.AvgPool1d, layer.AvgPool2d),
+    *(layer.AdaptiveAvgPool1d, layer.AdaptiveAvgPool2d),
+)
 _UNREACHED = 1e30  # a readout's threshold; finite, so that 0 * threshold stays 0
 _SECOND = "it has a second state beside its potential"
 _ALL_STEPS = "it computes all timesteps at once, without a reset"
@@ -62,6 +67,28 @@ REASONS = {
 }
 
 
+_STATISTICS = "it takes statistics over timesteps, a barrier; use layer.BatchNorm1d or layer.BatchNorm2d"
+_HOLDS = "it holds a state of its own over timesteps"
+_ATTENTION = "attention multiplies what reaches it, which is not linear: currents of events must add up"
+LAYER_REASONS = {
+    "_ThresholdDependentBatchNormBase": _STATISTICS,
+    "_TemporalEffectiveBatchNormBase": "it scales every timestep differently; use layer.BatchNorm2d",
+    "_BatchNormThroughTimeBase": "it has another BatchNorm in every timestep; use layer.BatchNorm2d",
+    "NeuNorm": "it keeps a running mean of all channels' spikes, a barrier; use layer.BatchNorm2d",
+    "SynapseFilter": _HOLDS,
+    "Delay": _HOLDS,
+    "Dropout2d": "it drops whole channels; use layer.Dropout",
+    "DropConnectLinear": "it draws new weights; use layer.Linear and layer.Dropout",
+    "TemporalWiseAttention": _ATTENTION,
+    "MultiDimensionalAttention": _ATTENTION,
+    "SpikingSelfAttention": _ATTENTION,
+    "QKAttention": _ATTENTION,
+    "SpikeDrivenSelfAttention": _ATTENTION,
+    "SpikeCountToBinary": "it rewrites spike counts over timesteps",
+    "TemporalBinSum": "it adds up timesteps",
+}
+
+
 def is_neuron(module: nn.Module) -> bool:
     """Return whether a module of this library is a neuron rather than some other layer."""
     package = "spikingjelly.activation_based.neuron"
@@ -70,13 +97,20 @@ def is_neuron(module: nn.Module) -> bool:
 
 def is_container(module: nn.Module) -> bool:
     """Return whether a module of this library only applies its children one after another."""
-    return type(module) in CONTAINERS
+    return type(module) in (*CONTAINERS, *RECURRENT)
+
+
+def is_recurrent(module: nn.Module) -> bool:
+    """Return whether a container feeds its last output back to its module."""
+    return type(module) in RECURRENT
 
 
 def container_mode(module: nn.Module) -> Literal["steps", "frames"] | None:
     """Return how a container treats [T, N, ...]: step by step, as T * N frames, or None for [N, ...]."""
-    if isinstance(module, layer.StepModeContainer) and module.step_mode == "s":
+    if isinstance(module, (layer.StepModeContainer, *RECURRENT)) and module.step_mode == "s":
         return None
+    if is_recurrent(module):
+        return "steps"
     stateful = isinstance(module, layer.MultiStepContainer) or getattr(module, "stateful", False)
     return "steps" if stateful else "frames"
 
@@ -84,6 +118,27 @@ def container_mode(module: nn.Module) -> Literal["steps", "frames"] | None:
 def is_run_dropout(module: nn.Module) -> bool:
     """Return whether a module drops the same values in all timesteps of a run."""
     return type(module) is layer.Dropout
+
+
+def layer_base(module: nn.Module) -> type | None:
+    """Return the class of this library that a layer without neurons is or derives from, if it is one that is read."""
+    return next((cls for cls in type(module).__mro__ if cls in LAYERS), None)
+
+
+def layer_refusal(module: nn.Module) -> str | None:
+    """Return why a layer without neurons cannot be one of a graph, None if that is not known beforehand."""
+    reasons = (LAYER_REASONS.get(cls.__name__) for cls in type(module).__mro__)
+    reason = next(filter(None, reasons), None)
+    if reason is None and isinstance(module, base.MemoryModule):
+        reason = f"{_HOLDS}; rewrite the model without it"
+    return reason
+
+
+def read_layer(name: str, place: str, module: Any) -> Operation | None:
+    """Return a layer that only this library has; those it shares with torch are read by their torch class."""
+    if isinstance(module, layer.WSConv2d | layer.WSLinear):
+        return OpaqueLayer(name, place, module, module.step_mode == "m")
+    return VotingLayer(name, place, module.voting_size) if type(module) is layer.VotingLayer else None
 
 
 def flatten_start(module: Any) -> int | None:
@@ -98,6 +153,16 @@ def step_mode(module: nn.Module) -> str:
     return "m" if isinstance(module, neuron.NonSpikingBaseNode) else getattr(module, "step_mode", "s")
 
 
+def state_names(module: nn.Module) -> tuple[str, ...]:
+    """Return the states that a call takes: none, they are kept."""
+    return ()
+
+
+def recurrent_synapses(path: str, module: nn.Module, grid: Grid) -> None:
+    """Return the synapses by which a neuron reaches its own layer: neurons of this library have none."""
+    return None
+
+
 def returns(module: nn.Module) -> Literal["spikes", "both", "potentials"]:
     """Return what a call gives: spikes, or potentials."""
     return "potentials" if isinstance(module, READOUTS) else "spikes"
@@ -108,15 +173,15 @@ def check_class(path: str, module: nn.Module) -> type:
     return supported_base(path, module, SPIKING + READOUTS, REASONS)
 
 
-def make_neuron(path: str, module: nn.Module, size: int) -> Neuron:
-    """Return the neuron model of `module`, a population of `size` neurons.
+def make_neuron(path: str, module: nn.Module, shape: tuple[int, ...] | None) -> Neuron:
+    """Return the neuron model of `module`, a population of neurons of `shape` (None if that is not known yet).
 
     Raises:
         UnsupportedModelError: for a class or parameter that cannot be mapped exactly.
     """
-    base = check_class(path, module)
+    cls = check_class(path, module)
     where = describe(path, module)
-    if base in READOUTS:
+    if cls in READOUTS:
         return _readout(where, module)
     if module._neuron_precision is not None:
         raise UnsupportedModelError(
@@ -126,10 +191,10 @@ def make_neuron(path: str, module: nn.Module, size: int) -> Neuron:
     start = module.get_reset_value("v")
     if not isinstance(start, int | float):
         raise UnsupportedModelError(f"{where}: its reset value of v is no number ({start!r}); give a float")
-    tau = {} if base is neuron.IFNode else {"w": module.w} if hasattr(module, "w") else {"tau": module.tau}
+    tau = {} if cls is neuron.IFNode else {"w": module.w} if hasattr(module, "w") else {"tau": module.tau}
     hard = module.v_reset is not None
     numbers = tau | ({"v_reset": module.v_reset} if hard else {})
-    check_sizes(path, module, size, v_threshold=module.v_threshold, **numbers)
+    check_sizes(path, module, shape, v_threshold=module.v_threshold, **numbers)
     surrogate: Any = module.surrogate_function
     return Neuron(
         module=module,

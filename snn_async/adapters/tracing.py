@@ -2,42 +2,85 @@
 
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 from torch import fx, nn
 
-from snn_async.adapters.libraries import adapter_of, describe
+from snn_async.adapters.libraries import UnreadError, adapter_of, describe
+from snn_async.adapters.modules import kind_of
 from snn_async.errors import UnsupportedModelError
 
 _WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
 _LIBRARIES = {"torch", "snntorch", "spikingjelly", "snn_async"}
 
 
-class Tracer(fx.Tracer):
-    """Records calls of leaves; `node.meta` keeps the source line and the multi-step container around it."""
+def last_output(container: str) -> Any:
+    """In a graph: what a recurrent container gave in the timestep before."""
 
-    container: str | None = None
+
+def feed_back(container: str, output: Any) -> None:
+    """In a graph: what a recurrent container gives to the next timestep."""
+
+
+def recurrent_linear(layer: str, x: Any, last: Any) -> Any:
+    """In a graph: a Linear on the input and the last output, side by side."""
+
+
+class Tracer(fx.Tracer):
+    """Records calls of leaves; `node.meta` keeps the source line and the multi-step container around it.
+
+    Args:
+        opaque: paths of further leaves.
+
+    Attributes:
+        failed: path of the innermost module whose forward could not be followed.
+    """
+
+    def __init__(self, opaque: Collection[str] = ()) -> None:
+        super().__init__()
+        self.opaque = opaque
+        self.container: str | None = None
+        self.failed: str | None = None
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         adapter = adapter_of(m)
+        if module_qualified_name in self.opaque:
+            return True
         if adapter is not None:
             return not adapter.is_container(m)
-        return isinstance(m, nn.Linear) or super().is_leaf_module(m, module_qualified_name)
+        return kind_of(m) is not None or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         adapter = adapter_of(m)
-        if adapter is None or not adapter.is_container(m):
-            return super().call_module(m, forward, args, kwargs)
-        outside, self.container = self.container, self.container or adapter.container_mode(m)
         try:
-            return super().call_module(m, lambda x: nn.Sequential.forward(m, x), args, kwargs)  # type: ignore[arg-type]
-        finally:
-            self.container = outside
+            if adapter is None or not adapter.is_container(m):
+                return super().call_module(m, forward, args, kwargs)
+            outside, self.container = self.container, self.container or adapter.container_mode(m)
+            body = self._recur if adapter.is_recurrent(m) else nn.Sequential.forward
+            try:
+                return super().call_module(m, lambda x: body(m, x), args, kwargs)  # type: ignore[arg-type]
+            finally:
+                self.container = outside
+        except Exception:
+            self.failed = self.failed or self.path_of_module(m)
+            raise
+
+    def _recur(self, m: Any, x: Any) -> Any:
+        """Follow a recurrent container: its module gets the input together with its own last output."""
+        path = self.scope.module_path
+        last = self.create_proxy("call_function", last_output, (path,), {})
+        if hasattr(m, "element_wise_function"):
+            joined = m.element_wise_function(last, x)
+        else:
+            joined = self.create_proxy("call_function", recurrent_linear, (f"{path}.rc", x, last), {})
+        output = m.sub_module(joined)
+        self.create_proxy("call_function", feed_back, (path, output), {})
+        return output
 
     def proxy(self, node: fx.Node) -> Any:
         """An option of forward, such as num_steps=25, keeps its default, so that it can fix a loop."""
@@ -53,13 +96,16 @@ class Tracer(fx.Tracer):
         return node
 
 
-def trace(model: nn.Module) -> fx.Graph:
+def trace(model: nn.Module, opaque: Collection[str] = ()) -> fx.Graph:
     """Return the graph of `model`; its own containers are entered, and fixed loops unrolled.
+
+    Args:
+        opaque: paths of modules to take as they are.
 
     Raises:
         UnsupportedModelError: for a forward that torch.fx cannot follow, naming its line.
     """
-    tracer, root = Tracer(), model
+    tracer, root = Tracer(opaque), model
     wrapped = _WRAPPERS.get(type(model).__name__)
     if wrapped is not None:
         raise UnsupportedModelError(
@@ -67,10 +113,14 @@ def trace(model: nn.Module) -> fx.Graph:
         )
     if tracer.is_leaf_module(model, ""):
         raise UnsupportedModelError(
-            f"the model is a single {type(model).__name__}; pass a model with a Linear before every neuron, "
+            f"the model is a single {type(model).__name__}; pass a model with a Linear or convolution in it, "
             "such as nn.Sequential(nn.Linear(...), neuron)"
         )
     adapter = adapter_of(model)
+    if adapter is not None and adapter.is_recurrent(model):
+        raise UnsupportedModelError(
+            f"the model is a single {type(model).__name__}; pass it in an nn.Sequential"
+        )
     if adapter is not None:
         tracer.container = adapter.container_mode(model)
         root = nn.Sequential()
@@ -81,11 +131,12 @@ def trace(model: nn.Module) -> fx.Graph:
     except UnsupportedModelError:
         raise
     except Exception as error:
-        raise UnsupportedModelError(
+        raise UnreadError(
             f"{describe('', model)} cannot be traced{_place(error)}: {type(error).__name__}: "
             f"{str(error).split('. ')[0]}. A time loop or a branch may not depend on the data "
             "(x.size(0), len(x), values): pass the single step, a module whose forward takes one timestep "
-            "(B, ...) and its states, or loop over a fixed number of steps; start states from reset_mem()"
+            "(B, ...) and its states, or loop over a fixed number of steps; start states from reset_mem()",
+            tracer.failed,
         ) from error
 
 
