@@ -1,12 +1,17 @@
 """Engines: several implementations of one contract (docs/design.md, section 6), chosen by `backend=`."""
 
+import torch
+
 from snn_async.engines.contract import Engine, Execution
 from snn_async.errors import OptionError, UnsupportedByEngineError
 from snn_async.graph import Graph
 
 
 def choose_engine(backend: str, graph: Graph, execution: Execution) -> Engine:
-    """Return the engine called `backend`; "auto" takes the fastest that runs the graph.
+    """Return the engine called `backend`; "auto" takes "numba" where it can run the graph, else "torch".
+
+    So "torch" gets a model on another device than the CPU, a projection that is some other module, and a scheduler
+    written in Python.
 
     Raises:
         OptionError: for an unknown name.
@@ -14,17 +19,28 @@ def choose_engine(backend: str, graph: Graph, execution: Execution) -> Engine:
     """
     from snn_async.engines.numba_engine import NumbaEngine
     from snn_async.engines.reference import ReferenceEngine
+    from snn_async.engines.torch_engine import TorchEngine
 
-    engines: dict[str, type[Engine]] = {"numba": NumbaEngine, "reference": ReferenceEngine}
-    if backend == "auto":
+    engines: dict[str, type[Engine]] = {
+        "numba": NumbaEngine,
+        "reference": ReferenceEngine,
+        "torch": TorchEngine,
+    }
+    if not isinstance(backend, str) or backend not in ("auto", *engines):
+        raise OptionError(f"backend={backend!r} is unknown; choose one of {['auto', *sorted(engines)]}")
+    engine = engines["torch" if backend == "auto" else backend]()
+    if backend == "auto" and _on_cpu(graph):
         numba = NumbaEngine()
         try:
             numba.check(graph, execution)
         except UnsupportedByEngineError:
-            return ReferenceEngine()
-        return numba
-    if not isinstance(backend, str) or backend not in engines:
-        raise OptionError(f"backend={backend!r} is unknown; choose one of {['auto', *sorted(engines)]}")
-    engine = engines[backend]()
+            pass
+        else:
+            return numba
     engine.check(graph, execution)
     return engine
+
+
+def _on_cpu(graph: Graph) -> bool:
+    tensors = [tensor for _, module in graph.modules for tensor in (*module.parameters(), *module.buffers())]
+    return all(tensor.device == torch.device("cpu") for tensor in tensors)
