@@ -26,6 +26,11 @@ REASONS = {
     "LinearLeaky": "it runs all timesteps at once, never resets, and holds a Linear of its own",
     "AssociativeLeaky": "its state is a matrix that decays as its input says",
     "LeakyParallel": "it is a recurrent network over all timesteps at once",
+    "GradedSpikes": "it makes spikes that are not 0 or 1; scale the next layer's weight instead",
+}
+BASES = {
+    "SpikingNeuron": "a base class, without dynamics of its own",
+    "LIF": "a base class, without dynamics of its own",
 }
 _RESETS: dict[str, Literal["subtract", "value", "none"]] = {
     "_base_sub": "subtract",

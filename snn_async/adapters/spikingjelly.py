@@ -17,6 +17,7 @@ from snn_async.neurons import Neuron, NeuronParameters, probe_comparison
 
 SPIKING = (neuron.IFNode, neuron.LIFNode, neuron.ParametricLIFNode)
 READOUTS = (neuron.NonSpikingIFNode, neuron.NonSpikingLIFNode)
+SUPPORTED = SPIKING + READOUTS
 CONTAINERS = (layer.MultiStepContainer, layer.SeqToANNContainer, layer.StepModeContainer)
 RECURRENT = (layer.ElementWiseRecurrentContainer, layer.LinearRecurrentContainer)
 LAYERS = (
@@ -31,6 +32,7 @@ _GRADED = "its output is not spikes of 0 or 1"
 _ONLINE = "it trains online, with a gradient of its own"
 _NOISE = "it adds noise to its potential"
 _RATE = "it represents spike rates, not spikes in time"
+_TOGETHER = "its populations code one value together"
 _NONLINEAR = "its charge is not linear in its potential, so it depends on the order of its currents"
 REASONS = {
     "QIFNode": _NONLINEAR,
@@ -61,9 +63,24 @@ REASONS = {
     "FlexSN": "its rule is any function, which cannot be read",
     "NoisyBaseNode": _NOISE,
     "NoisyNonSpikingBaseNode": _NOISE,
-    "ILCBaseNode": "its populations code one value together",
-    "SimpleIFNode": "it is SpikingJelly's teaching version",
-    "SimpleLIFNode": "it is SpikingJelly's teaching version",
+    "ILCBaseNode": _TOGETHER,
+    "SimpleBaseNode": "it is SpikingJelly's teaching version",
+    "SimpleIFNode": "it is SpikingJelly's teaching version; use IFNode",
+    "SimpleLIFNode": "it is SpikingJelly's teaching version; use LIFNode",
+    "HGNode": "it approximates another function by groups of spikes with values",
+    "OutlierAwareThresholdNode": "it takes its threshold from the statistics of its input, a barrier",
+    "MPBNBaseNode": "it normalizes its potential over the batch, a barrier",
+    "ILCIFNode": _TOGETHER,
+    "ILCLIFNode": _TOGETHER,
+    "ILCCUBALIFNode": _TOGETHER,
+    "NoisyCUBALIFNode": _NOISE,
+    "NoisyILCBaseNode": _NOISE,
+    "NoisyILCCUBALIFNode": _NOISE,
+    "NoisyNonSpikingIFNode": _NOISE,
+}
+BASES = {
+    "BaseNode": "a base class, without dynamics of its own",
+    "NonSpikingBaseNode": "a base class, without dynamics of its own",
 }
 
 
@@ -170,7 +187,7 @@ def returns(module: nn.Module) -> Literal["spikes", "both", "potentials"]:
 
 def check_class(path: str, module: nn.Module) -> type:
     """Return the supported class that `module` is or derives from, or raise UnsupportedModelError."""
-    return supported_base(path, module, SPIKING + READOUTS, REASONS)
+    return supported_base(path, module, SUPPORTED, REASONS)
 
 
 def make_neuron(path: str, module: nn.Module, shape: tuple[int, ...] | None) -> Neuron:
