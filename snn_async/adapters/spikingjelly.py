@@ -32,8 +32,9 @@ _GRADED = "its output is not spikes of 0 or 1"
 _ONLINE = "it trains online, with a gradient of its own"
 _NOISE = "it adds noise to its potential"
 _RATE = "it represents spike rates, not spikes in time"
+_FEW = "it writes a value as a few spikes with values from a table"
 _TOGETHER = "its populations code one value together"
-_NONLINEAR = "its charge is not linear in its potential, so it depends on the order of its currents"
+_NONLINEAR = "its potential does not decay linearly, which the engines' leak does"
 REASONS = {
     "QIFNode": _NONLINEAR,
     "EIFNode": _NONLINEAR,
@@ -42,7 +43,7 @@ REASONS = {
     "CUBALIFNode": _SECOND,
     "ComplementaryLIFNode": _SECOND,
     "RAFNode": _SECOND,
-    "KLIFNode": "it rescales its potential by a learnt factor before firing",
+    "KLIFNode": "it rescales and rectifies its potential before firing",
     "LIAFNode": _GRADED,
     "GatedLIFNode": "its gates mix several rules, differently in every timestep",
     "ILIFNode": _GRADED,
@@ -59,7 +60,7 @@ REASONS = {
     "SlidingPSN": _ALL_STEPS,
     "DSRIFNode": _RATE,
     "DSRLIFNode": _RATE,
-    "FewSpikeNode": _RATE,
+    "FewSpikeNode": _FEW,
     "FlexSN": "its rule is any function, which cannot be read",
     "NoisyBaseNode": _NOISE,
     "NoisyNonSpikingBaseNode": _NOISE,
@@ -67,8 +68,8 @@ REASONS = {
     "SimpleBaseNode": "it is SpikingJelly's teaching version",
     "SimpleIFNode": "it is SpikingJelly's teaching version; use IFNode",
     "SimpleLIFNode": "it is SpikingJelly's teaching version; use LIFNode",
-    "HGNode": "it approximates another function by groups of spikes with values",
-    "OutlierAwareThresholdNode": "it takes its threshold from the statistics of its input, a barrier",
+    "HGNode": _FEW,
+    "OutlierAwareThresholdNode": _FEW,
     "MPBNBaseNode": "it normalizes its potential over the batch, a barrier",
     "ILCIFNode": _TOGETHER,
     "ILCLIFNode": _TOGETHER,
