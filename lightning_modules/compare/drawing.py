@@ -66,4 +66,7 @@ def _raster(settings: CompareSettings, case: Case, data: LightningDataModule, fo
 def _spikes(network: AsyncNetwork, x: Tensor) -> dict[str, Tensor]:
     names = [population.name for population in network.graph.populations]
     with torch.no_grad():
-        return {name: record.spikes[:, 0] for name, record in network.run(x, record=names).records.items()}
+        return {
+            name: record.spikes[:, 0].flatten(1)
+            for name, record in network.run(x, record=names).records.items()
+        }
