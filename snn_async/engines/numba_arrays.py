@@ -321,6 +321,7 @@ def work_of(net: records.Net, tensors: records.Tensors) -> records.Work:
         change=np.zeros(1, dtype=dtype),
         found=np.zeros(n + 3, dtype=np.int64),
         bins=np.zeros(net.nodes + 3, dtype=np.int64),
+        leads=np.zeros(net.nodes + 1, dtype=np.uint8),
         **_room_for_runs(net, dtype),
         now=np.zeros(12, dtype=np.int64),
     )

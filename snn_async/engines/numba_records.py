@@ -30,11 +30,13 @@ WEIGHT, TARGET, LENGTH, POSITION = range(4)
 # Loops over neurons live in functions of plain arrays, which LLVM vectorizes; what passes the tuples below
 # around is inlined, because passing them costs more than most of these functions do.
 # Nothing allocates, so numba's reference counting is off: its atomic operations took most of the time.
+# Only the entry points are called from Python: wrappers of the others would be copies that take time to compile.
 # Only the two entry points are cached (see `numba_engine`): a cache knows nothing of the files it calls into.
 _OPTIONS = {"nogil": True, "error_model": "numpy", "_nrt": False}
-compiled = njit(**_OPTIONS)
-inlined = njit(forceinline=True, **_OPTIONS)
-summing = njit(fastmath={"reassoc", "contract", "nsz"}, **_OPTIONS)
+_INNER = _OPTIONS | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+compiled = njit(**_INNER)
+inlined = njit(forceinline=True, **_INNER)
+summing = njit(fastmath={"reassoc", "contract", "nsz"}, **_INNER)
 entry_point = njit(cache=True, **_OPTIONS)
 
 
@@ -201,6 +203,7 @@ class Work(NamedTuple):
     change: Any
     found: Any
     bins: Any
+    leads: Any
     runs: Any
     coefficients: Any
     now: Any

@@ -405,32 +405,30 @@ def projection(net, rules, tensors, log, grads, adj, first_row, t, b, n, k, extr
                 adj.runs,
                 adj.coefficients,
             )
-    would_be = adj.would_be[:size]
-    if q >= net.populations:
-        c = net.first_unit[q] - net.inputs
-        adj.active[:rows] = 1
-        all_sources(net, adj, k, weights, would_be, rows, source_scale, adj.silent[c : c + rows])
-        if len(grads.x) > 0 and not rules.queued and net.near_input[q]:
-            c -= net.neurons
-            all_sources(net, adj, k, weights, adj.start[:size], rows, source_scale, adj.early[c : c + rows])
-    elif q >= 0:
-        c, e = net.start[q], net.start[q + 1]
-        active_neurons(adj.active[:rows], log.silent_step[t, b, c:e], log.silent_slope[t, b, c:e])
-        all_sources(net, adj, k, weights, would_be, rows, source_scale, adj.silent[c:e])
-    elif rules.queued:
-        if len(grads.x) > 0:
-            zero_inputs(adj.active[:rows], tensors.x[t, b])
-            all_sources(net, adj, k, weights, would_be, rows, source_scale, grads.x[t, b])
-    else:
+    needs_x = len(grads.x) > 0
+    if q < 0 and not rules.queued:
         at = b * tensors.x.shape[0] + t
         c, e = log.inputs[at], log.inputs[at + 1]
         if not into_population:
             follow(net, rules, log, adj, first_row, n, 0, target_scale)
             copy(first, slot)
         outer(net, adj, k, weight_grads, first, log.input_source[c:e], log.input_amplitude[c:e], source_scale)
-        if len(grads.x) > 0:
+    elif q >= 0 or needs_x:  # what was silent
+        c = net.first_unit[q] - net.inputs if q >= 0 else 0
+        adjoints = adj.silent[c : c + rows] if q >= 0 else grads.x[t, b]
+        if q < 0:
+            zero_inputs(adj.active[:rows], tensors.x[t, b])
+        elif q < net.populations:
+            z = c + rows
+            active_neurons(adj.active[:rows], log.silent_step[t, b, c:z], log.silent_slope[t, b, c:z])
+        else:
             adj.active[:rows] = 1
-            all_sources(net, adj, k, weights, adj.start[:size], rows, source_scale, grads.x[t, b])
+        all_sources(net, adj, k, weights, adj.would_be[:size], rows, source_scale, adjoints)
+    if needs_x and not rules.queued and (q < 0 or net.near_input[q]):
+        c = net.first_unit[q] - net.inputs - net.neurons if q >= 0 else 0
+        adjoints = adj.early[c : c + rows] if q >= 0 else grads.x[t, b]
+        adj.active[:rows] = 1
+        all_sources(net, adj, k, weights, adj.start[:size], rows, source_scale, adjoints)
 
 
 @inlined

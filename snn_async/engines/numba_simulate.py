@@ -27,16 +27,18 @@ from snn_async.engines.numba_records import (
     inlined,
 )
 from snn_async.engines.numba_steps import (
+    arrives,
     begin,
-    deliver,
-    deliver_group,
-    evaluate,
-    layered_node,
+    forward_step,
+    list_group,
+    list_inputs,
+    list_upstream,
     next_turn,
-    relay,
     release_level,
     skip_to,
     stopped,
+    take_turn,
+    turn_changes,
 )
 from snn_async.engines.numba_vectors import copy, keep, log_silent, nonzero, restore
 
@@ -104,33 +106,6 @@ def finish_sample(rules, out, work, events, rooms, steps):
 
 
 @inlined
-def first_step(net, rules, tensors, work, events, inputs, values, fired):
-    if rules.queued:
-        for i in range(len(inputs)):
-            emit(work, events, inputs[i], values[i], values[i], 0, -1, True)
-    else:
-        for k in range(len(net.target)):
-            if net.source[k] < 0:
-                deliver(net, tensors, work, k, inputs, values)
-        relay(net, tensors, work, events)
-    evaluate(net, rules, tensors, work, events, fired)
-
-
-@inlined
-def run_layered(net, rules, tensors, work, events, inputs, values, fired, ranges):
-    # spikes of this timestep are found by node; only what was carried in is pending
-    carried = work.now[PENDING]
-    ranges[:] = 0
-    for place in range(net.nodes):
-        n = net.order[place]
-        going = layered_node(net, rules, tensors, work, events, inputs, values, fired, ranges, n)
-        work.now[PENDING] = carried
-        if not going:
-            break
-    work.now[PENDING] = 0
-
-
-@inlined
 def end_of_phase(net, rules, level):
     """The turn at which the next level of waiting junctions passes on; beyond all turns if there is none."""
     if level >= net.levels:
@@ -160,13 +135,34 @@ def timestep(net, rules, tensors, out, work, events, rooms, keep_log):
     most = net.neurons + count + len(work.holder)  # events that one forward step can emit
     last_row = len(events.ints) - most
     status = DONE if now[EVENTS] <= last_row else NO_ROOM
-    if status == DONE and rules.scheduler == LAYERED:
-        run_layered(net, rules, tensors, work, events, inputs, values, rooms.fired, rooms.ranges)
-    elif status == DONE:
-        first_step(net, rules, tensors, work, events, inputs, values, rooms.fired)
-        level = 0
-        while status == DONE:
-            limit = end_of_phase(net, rules, level)
+    layered, carried, level, place, turn = rules.scheduler == LAYERED, now[PENDING], 0, 0, -1
+    rooms.ranges[:] = 0
+    while status == DONE:
+        only, limit = -1, end_of_phase(net, rules, level)
+        if layered:
+            # spikes of this timestep are found by node; only what was carried in is pending
+            now[PENDING] = carried
+            if place == net.nodes:
+                break
+            only = net.order[place]
+            place += 1
+            if only < net.populations and now[NEXT_STEP] > 0:
+                arriving = arrives(net, work, events, count, rooms.ranges, only)
+                if not arriving and not turn_changes(net, tensors, work, only):
+                    take_turn(net, work, only)
+                    continue
+                if stopped(rules, work):
+                    break
+            if only < net.populations:
+                now[HOP] = only
+            list_upstream(net, work, events, inputs, values, rooms.ranges, only)
+            rooms.ranges[only, 0] = now[EVENTS]
+        elif now[NEXT_STEP] == 0:
+            if rules.queued:
+                for i in range(count):
+                    emit(work, events, inputs[i], values[i], values[i], 0, -1, True)
+            list_inputs(work, events, inputs[:0] if rules.queued else inputs, values)
+        else:
             turn = next_turn(net, tensors, work, limit) if now[PENDING] == 0 else -1
             over = now[PENDING] == 0 and turn < 0
             if over and level == net.levels:
@@ -176,18 +172,23 @@ def timestep(net, rules, tensors, out, work, events, rooms, keep_log):
                 break
             if now[NEXT_STEP] >= rules.max_forward_steps:
                 status = RUNAWAY
-            elif now[EVENTS] > last_row:
+                break
+            if now[EVENTS] > last_row:
                 status = NO_ROOM
-            elif over:
+                break
+            if over:
                 release_level(net, work, events, limit)
                 level += 1
-            else:
-                now[HOP] = min(now[HOP] + 1, limit - 1)
-                if turn >= 0:
-                    skip_to(net, work, turn)
-                deliver_group(net, rules, tensors, work, events)
-                relay(net, tensors, work, events)
-                evaluate(net, rules, tensors, work, events, rooms.fired)
+                continue
+            now[HOP] = min(now[HOP] + 1, limit - 1)
+            if turn >= 0:
+                skip_to(net, work, turn)
+            list_group(net, rules, tensors, work, events)
+        forward_step(net, rules, tensors, work, events, rooms.fired, only)
+        if layered:
+            rooms.ranges[only, 1] = now[EVENTS]
+    if layered:
+        now[PENDING] = 0
     end(net, tensors, work, rules, out, rooms.v, rooms.fired, keep_log)
     return status
 

@@ -243,28 +243,19 @@ def stopped(rules, work):
 
 
 @inlined
-def relay(net, tensors, work, events):
-    """Let sums and maxima pass on at once what has reached them."""
-    for n in range(net.populations, net.nodes):
-        if net.node_kind[n] >= AND:
-            continue
-        first = work.now[EVENTS]
-        pass_on(net, work, events, n)
-        count = work.now[EVENTS] - first
-        if count == 0:
-            continue
-        for place in range(count):
-            events.sources[place] = events.ints[first + place, SOURCE]
-            events.amplitudes[place] = events.floats[first + place, AMPLITUDE]
-            mark_delivered(work, events, first + place)
-        for k in range(len(net.target)):
-            if net.source[k] == n:
-                deliver(net, tensors, work, k, events.sources[:count], events.amplitudes[:count])
+def list_inputs(work, events, inputs, values):
+    """List a timestep's inputs for delivery."""
+    count = len(inputs)
+    for i in range(count):
+        events.sources[i] = inputs[i]
+        events.amplitudes[i] = values[i]
+    work.bins[0] = 0
+    work.bins[1:] = count
 
 
 @inlined
-def deliver_group(net, rules, tensors, work, events):
-    """Deliver the group that is next, sorted by its sources' nodes."""
+def list_group(net, rules, tensors, work, events):
+    """Take the group that is next out of what is pending and list it for delivery."""
     size, bins = pick(net, rules, tensors, work, events), work.bins
     bins[:] = 0
     for g in range(size):
@@ -273,16 +264,12 @@ def deliver_group(net, rules, tensors, work, events):
         bins[net.node_of[events.ints[row, SOURCE]] + 2] += 1
     for n in range(2, len(bins)):
         bins[n] += bins[n - 1]
-    for g in range(size):  # afterwards bins[n] is the end of node n's events
+    for g in range(size):
         row = events.pending[events.heap[g]]
         n = net.node_of[events.ints[row, SOURCE]] + 1
         events.sources[bins[n]] = events.ints[row, SOURCE]
         events.amplitudes[bins[n]] = events.floats[row, AMPLITUDE]
         bins[n] += 1
-    for k in range(len(net.target)):
-        if not net.delayed_edge[k]:
-            a, z = bins[net.source[k] + 1], bins[net.source[k] + 2]
-            deliver(net, tensors, work, k, events.sources[a:z], events.amplitudes[a:z])
     waiting, kept, g = work.now[PENDING], 0, 0
     if size < waiting:
         for a in range(waiting):
@@ -309,28 +296,31 @@ def arrives(net, work, events, count, ranges, n):
 
 
 @inlined
-def gather(net, tensors, work, events, inputs, values, ranges, n):
-    """Deliver everything upstream of node n to it."""
-    bins = work.bins  # whether a node (the input is 0) leads to n
-    bins[:] = 0
+def list_upstream(net, work, events, inputs, values, ranges, n):
+    """List everything upstream of node n for delivery to it: inputs, what was carried over, rows of this timestep."""
+    leads, carried = work.leads, work.now[PENDING]  # of each node (the input is 0) whether it leads to n
+    leads[:] = 0
     for k in range(len(net.target)):
         if net.target[k] == n and not net.delayed_edge[k]:
-            bins[net.source[k] + 1] = 1
-    for a in range(work.now[PENDING]):
-        if bins[net.node_of[events.ints[events.pending[a], SOURCE]]] == 1:
+            leads[net.source[k] + 1] = 1
+    for a in range(carried):
+        if leads[net.node_of[events.ints[events.pending[a], SOURCE]]] == 1:
             mark_delivered(work, events, events.pending[a])
     for place in range(net.nodes):
         q = net.order[place]
-        if bins[q + 1] == 1:
+        if leads[q + 1] == 1:
             for row in range(ranges[q, 0], ranges[q, 1]):
                 mark_delivered(work, events, row)
-    for k in range(len(net.target)):
-        if net.target[k] != n or net.delayed_edge[k]:
+    size = 0
+    for q in range(-1, net.nodes):
+        work.bins[q + 1] = size
+        if leads[q + 1] == 0:
             continue
-        q = net.source[k]
         if q < 0:
-            deliver(net, tensors, work, k, inputs, values)
-        size, carried = 0, work.now[PENDING]
+            for i in range(len(inputs)):
+                events.sources[size + i] = inputs[i]
+                events.amplitudes[size + i] = values[i]
+            size += len(inputs)
         rows = 0 if q < 0 else ranges[q, 1] - ranges[q, 0]
         for a in range(carried + rows):
             row = events.pending[a] if a < carried else ranges[q, 0] + a - carried
@@ -338,31 +328,47 @@ def gather(net, tensors, work, events, inputs, values, ranges, n):
                 events.sources[size] = events.ints[row, SOURCE]
                 events.amplitudes[size] = events.floats[row, AMPLITUDE]
                 size += 1
-        deliver(net, tensors, work, k, events.sources[:size], events.amplitudes[:size])
+    work.bins[net.nodes + 1 :] = size
 
 
 @inlined
-def layered_node(net, rules, tensors, work, events, inputs, values, fired, ranges, n):
-    """Deliver everything upstream of a node; a population is evaluated if anything can change.
+def list_passed(work, events, n, first):
+    """List the rows from `first` on, which junction n has just passed on, for delivery."""
+    count = work.now[EVENTS] - first
+    for place in range(count):
+        row = first + place
+        events.sources[place] = events.ints[row, SOURCE]
+        events.amplitudes[place] = events.floats[row, AMPLITUDE]
+        mark_delivered(work, events, row)
+    work.bins[: n + 2] = 0
+    work.bins[n + 2 :] = count
 
-    Returns False if the stop rule acts first.
+
+@inlined
+def forward_step(net, rules, tensors, work, events, fired, only):
+    """Deliver what is listed, let junctions pass on at once what reaches them, evaluate the neurons reached.
+
+    Behind a barrier `only` one node is concerned (else -1), and other nodes take over what a junction passes on.
     """
-    if n < net.populations and work.now[NEXT_STEP] > 0:
-        if not arrives(net, work, events, len(inputs), ranges, n) and not turn_changes(net, tensors, work, n):
-            take_turn(net, work, n)
-            return True
-        if stopped(rules, work):
-            return False
-    gather(net, tensors, work, events, inputs, values, ranges, n)
-    ranges[n, 0] = work.now[EVENTS]
-    if n < net.populations:
-        work.now[HOP] = n
-        evaluate(net, rules, tensors, work, events, fired)
-    elif net.node_kind[n] >= AND:
-        release(net, work, events, n)
-    else:
+    n = net.populations - 1 if only < 0 else only
+    while True:
+        for k in range(len(net.target)):
+            if not net.delayed_edge[k] and (only < 0 or net.target[k] == only):
+                a, z = work.bins[net.source[k] + 1], work.bins[net.source[k] + 2]
+                deliver(net, tensors, work, k, events.sources[a:z], events.amplitudes[a:z])
+        if only < 0:
+            n += 1
+            while n < net.nodes and (net.node_kind[n] >= AND or work.bounds[n, 0] >= work.bounds[n, 1]):
+                n += 1
+        if n == net.nodes or n < net.populations or net.node_kind[n] >= AND:
+            break
+        first = work.now[EVENTS]
         pass_on(net, work, events, n)
-        for row in range(ranges[n, 0], work.now[EVENTS]):
-            mark_delivered(work, events, row)
-    ranges[n, 1] = work.now[EVENTS]
-    return True
+        list_passed(work, events, n, first)
+        if only >= 0:
+            break
+    if only >= net.populations:
+        if net.node_kind[n] >= AND:
+            release(net, work, events, n)
+        return
+    evaluate(net, rules, tensors, work, events, fired)
