@@ -48,7 +48,7 @@ def exact_products() -> Iterator[None]:
     cublas: Any = torch.backends.cuda.matmul
     cudnn: Any = torch.backends.cudnn
     mkldnn: Any = torch.backends.mkldnn
-    backends = [(cudnn, "benchmark", False), (cudnn, "deterministic", True)]
+    backends: list[tuple[Any, str, Any]] = [(cudnn, "benchmark", False), (cudnn, "deterministic", True)]
     if hasattr(cublas, "fp32_precision"):
         libraries = (cublas, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv)
         backends += [(library, "fp32_precision", "ieee") for library in libraries]
