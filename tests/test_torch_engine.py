@@ -153,6 +153,7 @@ def assert_same(a, b, where=""):
 
 
 def assert_agree(graph, x, option):
+    # drawn without chance: sums of the same weights in another order may tie in one engine and not in the other
     execution = execution_of(graph, **option)
     assert_same(*(two_runs(engine, graph, x, execution) for engine in ENGINES))
 

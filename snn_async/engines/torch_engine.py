@@ -25,8 +25,10 @@ class TorchEngine:
     events reach all its targets, and schedulers written in Python. These are asked forward step by forward step for
     one sample after another, so one that draws random numbers of its own gives other runs than on engine "reference".
 
-    Samples do not see each other; the last bits of a product may still depend on the size of the batch, as everywhere
-    in torch.
+    Currents that are delivered together are summed by the product, not one after another as in the other engines. So
+    potentials agree to rounding, and where two values are equal but for rounding (the same spikes, in another order,
+    through the shared weights of a convolution), the scheduler or a "max" may take the other one. Samples do not see
+    each other, but the last bits of a product may depend on the size of the batch, as everywhere in torch.
     """
 
     name = "torch"
