@@ -1,5 +1,6 @@
 """Source models as graphs: neurons keep the framework's rules, structures are read, all else is refused."""
 
+import operator
 import warnings
 
 import pytest
@@ -14,7 +15,6 @@ from snn_async.errors import UnsupportedModelError
 from snn_async.neurons import Neuron
 
 SIZE = 5
-SHARED = nn.Linear(8, 4)
 
 
 def leaky(**options):
@@ -108,13 +108,14 @@ def test_nested_sequential():
     graph = build_graph(model)
     assert [(p.name, p.size) for p in graph.populations] == [("3.0", 6), ("7", 4)] and graph.output == "7"
     first, second = graph.projections
-    assert graph.flatten and first.layers == (model[2],) and second.layers == (model[4], model[5])
+    assert graph.flatten and first.synapses.layers == (model[2],)
+    assert second.synapses.layers == (model[4], model[5])
     assert [d.rate for p in (first, second) for d in (*p.source_dropout, *p.target_dropout)] == [
         0.1,
         0.2,
         0.3,
     ]
-    torch.testing.assert_close(second.weight(), model[5].weight @ model[4].weight)
+    torch.testing.assert_close(second.synapses.weight(), model[5].weight @ model[4].weight)
 
 
 class Net(nn.Module):
@@ -172,7 +173,7 @@ def test_forms_of_forward_give_one_graph_and_leave_the_model_alone(forward):
     before, buffers = dict(vars(net)), dict(net.named_buffers())
     graph = build_graph(net)
     assert graph.flatten and graph.output == "lif2"
-    assert [(p.source, p.target, p.layers) for p in graph.projections] == [
+    assert [(p.source, p.target, p.synapses.layers) for p in graph.projections] == [
         ("input", "lif1", (net.fc1,)),
         ("lif1", "lif2", (net.fc2,)),
     ]
@@ -271,9 +272,49 @@ def batch_first(net, x, *_):
     return torch.stack([spk, net.lif1(net.fc1(x[:, 1]), mem)[0]])
 
 
-def summed(net, x, *_):
+def plus_one(net, x, *_):
     spk1, _ = net.lif1(net.fc1(x))
     return net.lif2(net.fc2(spk1) + 1)
+
+
+def joined(net, x, *_):
+    spk1, _ = net.lif1(net.fc1(x))
+    return net.lif2(net.fc2(torch.cat([spk1, spk1], 1)))
+
+
+def differing(net, x, *_):
+    spk1, _ = net.lif1(net.fc1(x))
+    return net.lif2(net.fc2(spk1 - x))
+
+
+def gated(net, x, *_):
+    spk1, _ = net.lif1(net.fc1(x))
+    return net.lif2(net.fc2(net.fc1(x) * spk1))
+
+
+def rectified(net, x, *_):
+    return net.lif1(torch.relu(net.fc1(x)))
+
+
+def noisy(net, x, *_):
+    return net.lif1(net.fc1(x + torch.rand_like(x)))
+
+
+def over_time(net, x, *_):
+    mem, total = None, 0
+    for step in range(3):
+        spk, mem = net.lif1(net.fc1(x[step]), mem)
+        total = total + spk
+    return total
+
+
+def averaged(net, x, *_):
+    return net.fc2(net.lif1(net.fc1(x))[0]).mean(0)
+
+
+def flattened_twice(net, x, *_):
+    spk1, _ = net.lif1(net.fc1(x))
+    return net.lif2(net.fc2(spk1).view(-1, 7))
 
 
 def partly(net, x, *_):
@@ -299,23 +340,62 @@ REFUSED = {
     "not a module": (lambda: print, "pass a torch.nn.Module"),
     "single neuron": (leaky, "single Leaky"),
     "wrapped": (lambda: nn.DataParallel(one_layer(leaky())), r"pass the model in it, \.module"),
-    "conv": (lambda: nn.Sequential(nn.Conv2d(1, 2, 3), leaky()), r"'0' \(torch.*Conv2d.*fully connected"),
-    "batch norm": (lambda: nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), leaky()), r"'1'.*fold it"),
-    "trailing linear": (
-        lambda: nn.Sequential(*one_layer(leaky()), nn.Linear(5, 2)),
-        "current of '2': no neuron",
+    "padding": (
+        lambda: nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular"), leaky()),
+        r"'0' \(torch.*padding_mode='circular'",
+    ),
+    "no statistics": (
+        lambda: nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3, track_running_stats=False), leaky()),
+        r"'1'.*track_running_stats=True",
+    ),
+    "layer norm": (
+        lambda: nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), leaky()),
+        "LayerNorm.*a barrier; use nn.Batch",
+    ),
+    "batch norm through time": (
+        lambda: nn.Sequential(nn.Linear(3, 3), layer.BatchNormThroughTime1d(4, 3), neuron.IFNode()),
+        "another BatchNorm in every timestep",
+    ),
+    "activation of currents": (
+        lambda: nn.Sequential(nn.Linear(3, 3), nn.ReLU(), leaky()),
+        "'1'.*ReLU.*currents of events must add up",
+    ),
+    "function of currents": (lambda: Net(rectified), r"'relu'.*currents of events must add up"),
+    "dropped channels": (
+        lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.Dropout2d(), leaky()),
+        "Dropout2d.*use nn.Dropout",
+    ),
+    "indices": (
+        lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2, return_indices=True), leaky()),
+        "return_indices",
+    ),
+    "joined": (lambda: Net(joined), r"function 'cat'.*add the results"),
+    "difference": (lambda: Net(differing), r"function 'sub'.*negate the weights"),
+    "gated current": (lambda: Net(gated), r"'mul'.*'fc1' brings a bias"),
+    "noise": (lambda: Net(noisy), "'rand_like'.*random numbers"),
+    "sum over time": (lambda: Net(over_time), r"joins several timesteps.*net\(x\)"),
+    "mean over time": (lambda: Net(averaged), r"'mean'.*take net\(x\)\.mean\(0\)"),
+    "step mode": (
+        lambda: nn.Sequential(layer.Conv2d(1, 2, 3), neuron.IFNode(step_mode="m")),
+        r"'0'.*takes \(N, \.\.\.\), but gets \(T, N",
+    ),
+    "recurrent product": (
+        lambda: nn.Sequential(
+            nn.Linear(3, 3), layer.ElementWiseRecurrentContainer(neuron.IFNode(), lambda x, y: x * y)
+        ),
+        "'mul'.*'0' brings a bias",
+    ),
+    "recurrent bias": (
+        lambda: nn.Sequential(
+            nn.Linear(3, 3),
+            layer.ElementWiseRecurrentContainer(
+                nn.Sequential(nn.Conv1d(3, 3, 1), neuron.IFNode()), operator.add
+            ),
+        ),
+        "feedback together; use bias=False",
     ),
     "no neuron": (lambda: nn.Sequential(nn.Linear(3, 2)), "no spiking neuron"),
-    "neuron on input": (lambda: nn.Sequential(nn.Flatten(), leaky()), r"'1'.*the input without a Linear"),
-    "neuron on neuron": (
-        lambda: nn.Sequential(*one_layer(leaky()), leaky()),
-        r"'2'.*neuron '1' without a Linear",
-    ),
     "pair": (lambda: nn.Sequential(*one_layer(snn.Leaky(0.9)), nn.Linear(5, 2), leaky()), "init_hidden=True"),
-    "dropout between linears": (
-        lambda: nn.Sequential(nn.Linear(3, 3), nn.Dropout(), nn.Linear(3, 3), leaky()),
-        r"'2'.*between two Linears",
-    ),
     "features": (
         lambda: nn.Sequential(nn.Linear(3, 4), nn.Linear(3, 2), leaky()),
         "takes 3 features, but gets 4",
@@ -333,9 +413,9 @@ REFUSED = {
     "used twice": (lambda: Net(used_twice), "'lif1'.*used twice in one step"),
     "delayed": (lambda: Net(delayed), "'lif2'.*steps differ"),
     "two outputs": (lambda: Net(two_outputs, fc2=nn.Linear(8, 4)), r"2 outputs, \['lif1', 'lif2'\]"),
-    "shared": (lambda: Net(two_outputs, fc2=SHARED, fc1=SHARED), "'fc1' is used twice"),
     "batch first": (lambda: Net(batch_first), r"only x\[step\]"),
-    "sum": (lambda: Net(summed), r"function 'add'.*Net\) at .*test_adapters.py:\d+"),
+    "constant": (lambda: Net(plus_one), r"function 'add'.*Net\) at .*test_adapters.py:\d+.*use the bias"),
+    "view": (lambda: Net(flattened_twice), "takes 7 features, but gets 4"),
     "some steps": (lambda: Net(partly), "every step in order"),
     "shared state": (lambda: Net(shared_state), "state 'mem1' is also passed to 'lif1'"),
     "skipped frame": (lambda: Net(skipping), "steps differ"),
@@ -349,7 +429,14 @@ REFUSED = {
     ),
     "changed reset": (replaced_reset, "reset_mechanism became 'zero'"),
     "own fire": (lambda: one_layer(OwnFire(0.9)), "replaces fire of Leaky"),
-    "recurrent": (lambda: one_layer(snn.RLeaky(0.9, linear_features=5)), "RLeaky.*back to itself"),
+    "recurrent": (
+        lambda: one_layer(snn.RSynaptic(0.9, 0.8, linear_features=5)),
+        "RSynaptic.*back to itself and has a second state",
+    ),
+    "recurrent size": (
+        lambda: one_layer(snn.RLeaky(0.9, linear_features=4)),
+        r"'1'.*takes 4 features, but its neurons are 5",
+    ),
     "second state": (lambda: one_layer(snn.Synaptic(0.9, 0.8)), "Synaptic.*second state"),
     "learnt Lapicque": (lambda: one_layer(snn.Lapicque(beta=0.9, learn_beta=True)), "learn_beta=True"),
     "beta's shape": (
@@ -362,7 +449,7 @@ REFUSED = {
     ),
     "precision": (imprecise, "precision"),
     "decode": (lambda: one_layer(neuron.NonSpikingIFNode(decode="max-mem")), "decode='max-mem'"),
-    "nonlinear": (lambda: one_layer(neuron.QIFNode()), "QIFNode.*not linear"),
+    "nonlinear": (lambda: one_layer(neuron.QIFNode()), "QIFNode.*decay linearly"),
     "activation": (lambda: one_layer(neuron.LIAFNode(torch.tanh, False)), "LIAFNode.*not spikes"),
 }
 

@@ -211,10 +211,11 @@ def _check_lapicque(where: str, module: nn.Module) -> None:
 
 
 def _read_leaky(module: nn.Module) -> NeuronParameters:
-    beta, threshold = scalar(module.beta), scalar(module.threshold)
-    one, zero = torch.ones_like(beta), torch.zeros_like(beta)
     return NeuronParameters(
-        leak=beta.clamp(0, 1), gain=one.detach(), offset=zero.detach(), threshold=threshold
+        leak=scalar(module.beta).clamp(0, 1),
+        gain=scalar(1.0),
+        offset=scalar(0.0),
+        threshold=scalar(module.threshold),
     )
 
 
