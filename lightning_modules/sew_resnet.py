@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from spikingjelly.activation_based.model.sew_resnet import BasicBlock, SEWResNet, conv3x3
+from spikingjelly.activation_based.model.sew_resnet import sew_resnet18 as published
 from torch import Tensor, nn
 
 from snn_async.errors import ConfigError
@@ -116,3 +117,25 @@ def sew_resnet(
         surrogate_function=surrogate.ATan(alpha=surrogate_alpha),
         **time_constant,
     )
+
+
+def sew_resnet18(
+    classes: int = 10, cnf: Literal["ADD", "AND", "IAND"] = "ADD", zero_init_residual: bool = False
+) -> SEWResNet:
+    """Return SpikingJelly's own SEW-ResNet-18 (7x7 stem with stride 2, max pooling) with IF neurons, multi-step.
+
+    Raises:
+        ConfigError: for an unknown cnf.
+    """
+    if cnf not in CNF:
+        raise ConfigError(f"cnf={cnf!r} is unknown; choose one of {list(CNF)}")
+    model = published(
+        cnf=cnf,
+        spiking_neuron=neuron.IFNode,
+        num_classes=classes,
+        zero_init_residual=zero_init_residual,
+        detach_reset=True,
+        surrogate_function=surrogate.ATan(),
+    )
+    functional.set_step_mode(model, "m")
+    return model
