@@ -437,7 +437,7 @@ class Opaque(Synapses):
     """Any other affine module (a ConvTranspose2d, a layer of one's own): the torch engine calls it.
 
     An event's current is `module(event) - module(0)`; `module(0)` is the bias. `shape` is what the module takes of a
-    sample, `result` what it gives. No packed weights.
+    sample, `result` what it gives. Every event reaches every target. Packed weights: the targets' gains, (fan_out,).
     """
 
     module: nn.Module
@@ -452,7 +452,7 @@ class Opaque(Synapses):
 
     @property
     def weight_count(self) -> int:
-        return 0
+        return self.fan_out
 
     def call(self, x: Tensor) -> Tensor:
         """Return module(x) for x (N, fan_in), as (N, fan_out) in unit order."""
@@ -460,7 +460,7 @@ class Opaque(Synapses):
         return to_units(self.module(frame).flatten(1), self.target)
 
     def pack(self, gain: Tensor) -> Packing:
-        return Packing(gain.new_zeros(0), (0,), (0,), gain.new_ones(1))
+        return Packing(gain.new_ones(self.fan_out), (self.fan_out,), (0,), gain)
 
     def bias(self) -> Tensor:
         parameter = next(self.module.parameters(), torch.zeros(()))

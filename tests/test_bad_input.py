@@ -107,13 +107,13 @@ def test_run_arguments(net):
         net.run(x, record=["lif1"])
 
 
-def test_a_custom_scheduler_runs_on_the_reference_engine_only():
+def test_a_custom_scheduler_does_not_run_on_the_compiled_engine():
     class LatestFirst:
         def priorities(self, pending):
             return -pending.step.astype(float)
 
-    assert snn_async.asynchronize(model(), scheduler=LatestFirst()).backend == "reference"
-    with pytest.raises(UnsupportedByEngineError, match="LatestFirst.*use backend='reference'"):
+    assert snn_async.asynchronize(model(), scheduler=LatestFirst()).backend == "torch"
+    with pytest.raises(UnsupportedByEngineError, match="LatestFirst.*use backend='torch'"):
         snn_async.asynchronize(model(), scheduler=LatestFirst(), backend="numba")
 
 

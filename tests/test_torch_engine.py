@@ -245,7 +245,6 @@ def decoder(module: nn.Module, as_dense: bool) -> Graph:
         d.neurons("b", tuple(shape), ("a", opaque))
     d.neurons("c", (3, 1, 1), ("b", d.dense(d.populations[-1].grid, 3)))
     with torch.no_grad():
-        d.populations[1].neuron.module.gain.fill_(1).requires_grad_(False)
         if as_dense:  # its neurons are numbered as those of the module
             last = d.projections[-1].synapses.layers[0]
             last.weight.copy_(to_units(last.weight, tuple(shape)))
@@ -350,9 +349,6 @@ def test_what_cannot_be_run_is_refused():
     with pytest.raises(OptionError, match="Wrong.priorities"):
         execution = dataclasses.replace(execution_of(graph, forward_group_size=1), scheduler=Wrong())
         TorchEngine().simulate(graph, execution, collect(graph, x, None), start, keep_log=False)
-    graph.populations[1].neuron.module.gain.mul_(2)
-    with pytest.raises(UnsupportedByEngineError, match="'a->b'.*input gain"):
-        TorchEngine().check(graph, execution_of(graph))
 
 
 def test_a_surrogate_without_a_finite_slope_is_refused():

@@ -11,8 +11,7 @@ from snn_async.engines.torch_maps import KINDS, exact_products
 from snn_async.engines.torch_replay import masked_sum
 from snn_async.engines.torch_simulate import BatchRun
 from snn_async.errors import UnsupportedByEngineError
-from snn_async.graph import Graph, Population
-from snn_async.synapses import Opaque
+from snn_async.graph import Graph
 
 DIFFERENTIABLE = ("weights", "biases", "leak", "offset", "threshold", "potentials")
 
@@ -34,20 +33,13 @@ class TorchEngine:
     name = "torch"
 
     def check(self, graph: Graph, execution: Execution) -> None:
-        """Raise UnsupportedByEngineError for synapses it does not know, or a gain that cannot reach a module."""
+        """Raise UnsupportedByEngineError for synapses it does not know."""
         for projection in graph.projections:
-            synapses, target = projection.synapses, graph.nodes[projection.target]
+            synapses = projection.synapses
             if not isinstance(synapses, KINDS):
                 raise UnsupportedByEngineError(
                     f"engine 'torch' cannot run {projection.name!r} ({synapses.describe()}); use backend='reference'"
                 )
-            if isinstance(synapses, Opaque) and isinstance(target, Population) and not synapses.weight_count:
-                gain = target.neuron.parameters().gain
-                if gain.requires_grad or not bool((gain == 1).all()):
-                    raise UnsupportedByEngineError(
-                        f"engine 'torch' cannot run {projection.name!r} ({synapses.describe()}) into {target.name!r}, "
-                        "whose input gain is not 1: no engine can scale what a module delivers"
-                    )
 
     @torch.no_grad()
     def simulate(
