@@ -383,7 +383,8 @@ def asynchronize(
         momentum_noise: with "momentum", adds this times U(0, 1) to the potentials.
         max_forward_steps: per timestep; exceeding it is an error.
         batch_norm: "frozen", the only value: BatchNorm uses its running statistics, in training too.
-        backend: "reference", "numba", or "auto" (`net.backend` says which it chose).
+        backend: "numba", "torch", "reference", or "auto": numba where it can run the graph, else torch (`net.backend`
+            says which it chose).
         seed: of the schedule in evaluation; in training it comes from torch's generator.
 
     Raises:
