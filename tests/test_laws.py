@@ -28,11 +28,13 @@ def gradients(net, x, **options):
     return run, torch.autograd.grad((weight * run.spikes).sum() + run.potentials.sum(), parameters)
 
 
+@pytest.mark.parametrize("motif", [None, *MOTIFS])
 @pytest.mark.parametrize("scheduler", ["random", "momentum"])
 @pytest.mark.parametrize("engine", [ReferenceEngine, NumbaEngine])
-def test_a_sample_is_the_same_alone_and_anywhere_in_a_batch(engine, scheduler):
-    net = network(RECIPE.graph(), engine(), scheduler=scheduler, forward_group_size=2, momentum_noise=0.0)
-    x, ids = frames(RECIPE.graph(), 5, 6, RECIPE.seed), torch.arange(100, 106)
+def test_a_sample_is_the_same_alone_and_anywhere_in_a_batch(engine, scheduler, motif):
+    graph = MOTIFS[motif](Drawing(11, RECIPE.kinds)) if motif else RECIPE.graph()
+    net = network(graph, engine(), scheduler=scheduler, forward_group_size=2, momentum_noise=0.0)
+    x, ids = frames(graph, 3, 6, RECIPE.seed), torch.arange(100, 106)
     whole, grads = gradients(net, x, sample_ids=ids, seed=3)
     order = torch.tensor([4, 0, 5, 2, 1, 3])
     mixed, mixed_grads = gradients(net, x[:, order], sample_ids=ids[order], seed=3)
@@ -44,11 +46,13 @@ def test_a_sample_is_the_same_alone_and_anywhere_in_a_batch(engine, scheduler):
         torch.testing.assert_close(sum(parts), total, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("motif", [None, "residual", "pools"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_one_and_two_threads_give_the_same_bits(dtype):
-    recipe = Recipe((60, 50, 40, 10), ("value",) * 3, seed=2)
-    net = network(recipe.graph(), NumbaEngine(), scheduler="random", forward_group_size=8).to(dtype).eval()
-    x = frames(recipe.graph(), 6, 40, recipe.seed).to(dtype)
+def test_one_and_two_threads_give_the_same_bits(dtype, motif):
+    wide = Recipe((60, 50, 40, 10), ("value",) * 3, seed=2)
+    graph = MOTIFS[motif](Drawing(2, ("value",))) if motif else wide.graph()
+    net = network(graph, NumbaEngine(), scheduler="random", forward_group_size=8).to(dtype).eval()
+    x = frames(graph, 6, 40, wide.seed).to(dtype)
     threads, results = torch.get_num_threads(), []
     try:
         for count in (1, 2):
