@@ -519,6 +519,29 @@ def test_changed_models_are_named():
         net(x)
 
 
+class Dropped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = (neuron.IFNode(v_threshold=0.3) for _ in range(3))
+        self.drop, self.fc = nn.Dropout(0.5), nn.Linear(40, 40, bias=False)
+
+    def forward(self, x):
+        kept = self.drop(self.a(x))
+        return self.c(self.fc(self.b(kept)) + kept)
+
+
+def test_a_dropout_used_twice_has_one_mask():
+    net = snn_async.asynchronize(Dropped().double(), input_shape=(40,), backend="reference").train()
+    (drop,) = [p for p in net.graph.projections if p.source_dropout]
+    assert (drop.source, drop.target) == ("a", "drop") and {p.target for p in net.graph.out_of("drop")} == {
+        "b",
+        "c",
+    }
+    net.model.fc.weight.data.zero_()
+    run = net.run(torch.ones(1, 3, 40).double(), record="b")
+    assert torch.equal(run.spikes, run.records["b"].spikes) and 0 < run.spikes.sum() < 120
+
+
 def test_joins_hold_for_one_timestep():
     model = residual(sew_resnet.BasicBlock, cnf="AND")
     with pytest.raises(OptionError, match="leftover='carry' with the join '4.mul'"):

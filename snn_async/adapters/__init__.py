@@ -85,7 +85,7 @@ def _interpret(model: nn.Module) -> Interpretation:
         except UnreadError as error:
             path = _without_neurons(model, error.inside, opaque)
             if path is None:
-                raise
+                raise UnsupportedModelError(str(error)) from error
             opaque[path] = str(error)
 
 

@@ -54,7 +54,7 @@ class Arithmetic(Operations):
         if _is_number(value) or isinstance(value, Constant):
             self._refuse(
                 node,
-                "a constant in a sum or product is no event; use the bias of a Linear or convolution instead",
+                "a constant in a sum or product is no event; use the bias or the weights of the layer before it",
             )
         return self._expression(node, value)
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
@@ -12,8 +12,6 @@ from snn_async.adapters.expressions import (
     Delayed,
     Expression,
     Fired,
-    Potential,
-    Recording,
     Sum,
     describe_expression,
     parts_of,
@@ -30,10 +28,10 @@ from snn_async.adapters.layers import (
     Operation,
 )
 from snn_async.adapters.opaque import OpaqueLayer
+from snn_async.adapters.returned import Returned
 from snn_async.errors import UnsupportedModelError
 
 _SINGLE_STEP = "pass the single step, a module whose forward takes one timestep (B, ...) and its states"
-_RETURN = "return the output neuron's spikes or potential"
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def fold(model: nn.Module, traced: Interpretation) -> Step:
             "the model calls no spiking neuron of snnTorch or SpikingJelly; add one per layer"
         )
     currents = {name: _distributed(current) for name, current in _single_step(traced).items()}
-    returned = [_Returned(value, traced) for value in traced.returned]
+    returned = [Returned(value, traced) for value in traced.returned]
     unread = {_distributed(r.readout): r for r in returned if r.readout is not None}
     output, readout = _output(currents, returned, list(unread), traced)
     step = Step(
@@ -182,7 +180,7 @@ def _check(step: Step, multi_step: bool) -> None:
 
 def _output(
     currents: dict[str, Expression],
-    returned: "list[_Returned]",
+    returned: list[Returned],
     readouts: list[Expression],
     traced: Interpretation,
 ) -> tuple[str | None, Expression | None]:
@@ -203,52 +201,3 @@ def _output(
             f"the model has {len(found)} outputs, {found}; make one network per output, or join them in one Linear"
         )
     return (sinks[0], None) if sinks else (None, readouts[0])
-
-
-class _Returned:
-    """One value that forward returns: a neuron's spikes or potentials, or a current without a neuron.
-
-    Attributes:
-        neuron: whose spikes or potentials it holds, if it does.
-        spikes: the same, if they are spikes.
-        readout: the current of one step, if it is one.
-    """
-
-    def __init__(self, value: Any, traced: Interpretation) -> None:
-        self.neuron: str | None = None
-        self.spikes: str | None = None
-        self.readout: Expression | None = None
-        items = value.values if isinstance(value, Recording) else (value,)
-        steps = max(map(len, traced.calls.values()))
-        if isinstance(value, Recording) and len(items) != steps:
-            raise UnsupportedModelError(
-                f"a stacked output must hold one neuron's spikes, or its potential, of every step in order; it holds "
-                f"{len(items)} of {steps}"
-            )
-        first = 0 if isinstance(value, Recording) else steps - 1
-        found = {self._item(item, first + k) for k, item in enumerate(items)}
-        if len(found) > 1:
-            raise UnsupportedModelError(
-                "a stacked output must hold one neuron's spikes, or its potential, of every step in order; it holds "
-                "different ones"
-            )
-
-    def _item(self, item: Any, step: int) -> object:
-        if item is None or isinstance(item, Argument):
-            return None
-        if isinstance(item, Fired | Potential):
-            self.neuron = item.neuron
-            self.spikes = item.neuron if isinstance(item, Fired) else None
-            return (type(item), item.neuron, item.step - step)
-        if not isinstance(item, Expression):
-            raise UnsupportedModelError(f"forward returns a {type(item).__name__.lower()}; {_RETURN}")
-        item = relative(item, step)
-        sources = {part.step for part in parts_of(item) if isinstance(part, Fired)}
-        sources |= {part.path[0] for part in parts_of(item) if isinstance(part, Argument) and part.path}  # type: ignore[misc]
-        if sources - {0}:
-            raise UnsupportedModelError(
-                f"forward returns {describe_expression(item)}, which joins several timesteps; return every timestep, "
-                "and join those of net(x): net(x).sum(0) or net(x).mean(0)"
-            )
-        self.readout = item
-        return item

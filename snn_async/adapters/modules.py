@@ -148,6 +148,8 @@ def kind_of(module: nn.Module) -> type | None:
 
 def refusal(module: nn.Module) -> str | None:
     """Return why a module of torch can be no layer of a graph, None if that is not known beforehand."""
+    if type(module).__name__.endswith("3d"):
+        return "volumes have no grid of channels, height and width; use the layer for images, and time as timesteps"
     package = next(
         (cls.__module__ for cls in type(module).__mro__ if cls.__module__.startswith("torch.nn")), ""
     )
@@ -159,6 +161,6 @@ def refusal(module: nn.Module) -> str | None:
         return f"this BatchNorm is not mapped; {NORM_WAY_OUT}"
     if isinstance(module, torch_modules.dropout._DropoutNd):
         return "it drops whole channels or keeps statistics; use nn.Dropout"
-    if "MaxUnpool" in type(module).__name__ or isinstance(module, nn.MaxPool3d | nn.LPPool1d | nn.LPPool2d):
+    if "MaxUnpool" in type(module).__name__ or isinstance(module, nn.LPPool1d | nn.LPPool2d):
         return _ADD_UP
     return None
