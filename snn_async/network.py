@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from snn_async import checks
 from snn_async.adapters import check_unchanged, read_model
+from snn_async.engines import check_backend
 from snn_async.engines.contract import Engine, Execution, PendingEvents, Start
 from snn_async.errors import CheckpointError, InputError, OptionError, UnsupportedModelError
 from snn_async.graph import Graph
@@ -404,6 +405,7 @@ def asynchronize(
     checks.check_choice("input", input, ("prioritized", "queued"))
     checks.check_count("max_forward_steps", max_forward_steps)
     checks.check_batch_norm(batch_norm)
+    check_backend(backend)
     given = None if input_shape is None else checks.check_input_shape(input_shape)
     seed = checks.check_seed(seed)
     order, rule = make_scheduler(scheduler, momentum_noise), make_stop_rule(stop)

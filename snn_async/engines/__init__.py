@@ -6,6 +6,14 @@ from snn_async.engines.contract import Engine, Execution
 from snn_async.errors import OptionError, UnsupportedByEngineError
 from snn_async.graph import Graph
 
+BACKENDS = ("auto", "numba", "reference", "torch")
+
+
+def check_backend(backend: object) -> None:
+    """Raise OptionError unless `backend` names an engine or is "auto"."""
+    if not isinstance(backend, str) or backend not in BACKENDS:
+        raise OptionError(f"backend={backend!r} is unknown; choose one of {list(BACKENDS)}")
+
 
 def choose_engine(backend: str, graph: Graph, execution: Execution) -> Engine:
     """Return the engine called `backend`; "auto" takes "numba" where it can run the graph, else "torch".
@@ -26,8 +34,7 @@ def choose_engine(backend: str, graph: Graph, execution: Execution) -> Engine:
         "reference": ReferenceEngine,
         "torch": TorchEngine,
     }
-    if not isinstance(backend, str) or backend not in ("auto", *engines):
-        raise OptionError(f"backend={backend!r} is unknown; choose one of {['auto', *sorted(engines)]}")
+    check_backend(backend)
     engine = engines["torch" if backend == "auto" else backend]()
     if backend == "auto" and _on_cpu(graph):
         numba = NumbaEngine()
