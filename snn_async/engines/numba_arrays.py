@@ -417,17 +417,19 @@ def join_logs(out: records.Out, parts: list[Any], bounds: list[tuple[int, int]],
             inputs + len(input_source),
         )
     out.inputs[-1] = inputs
-    ints = np.concatenate([part[0] for part in parts])
-    floats = np.concatenate([part[1] for part in parts])
+
+    def column(which: int, number: int) -> np.ndarray:
+        return np.concatenate([part[which][:, number] for part in parts])
+
     return EventLog(
         emitted=out.emitted,
-        source=ints[:, records.SOURCE].copy(),
-        amplitude=floats[:, records.AMPLITUDE].copy(),
-        step=ints[:, records.STEP].copy(),
-        potential=floats[:, records.POTENTIAL].copy(),
-        cell=ints[:, records.CELL].copy(),
-        delivered_timestep=ints[:, records.DELIVERED_TIMESTEP].copy(),
-        delivered_step=ints[:, records.DELIVERED_STEP].copy(),
+        source=column(0, records.SOURCE),
+        amplitude=column(1, records.AMPLITUDE),
+        step=column(0, records.STEP),
+        potential=column(1, records.POTENTIAL),
+        cell=column(0, records.CELL),
+        delivered_timestep=column(0, records.DELIVERED_TIMESTEP),
+        delivered_step=column(0, records.DELIVERED_STEP),
         deliveries=np.concatenate(deliveries),
         delivered=out.delivered,
         silent_step=out.silent_step,

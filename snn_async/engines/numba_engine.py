@@ -44,6 +44,7 @@ from snn_async.errors import RunawayError, UnsupportedByEngineError
 from snn_async.graph import Graph
 
 CHUNKS = 16
+MOST_ROWS = 1 << 22  # that a chunk makes room for at first
 GRADIENT_BYTES = 1 << 26  # at most this much memory for the chunks' weight gradients, but always two chunks
 
 
@@ -180,15 +181,17 @@ def _run_chunk(
     steps, _, size = tensors.x.shape
     dtype, (sample, last) = tensors.x.dtype, chunk
     work = work_of(net, tensors)
+    # room that is never used is never resident; running a sample again takes longer than asking for much
     units = len(net.node_of) - net.inputs
-    room = (units + size) * 2 + (last - sample) * steps * units // 4
+    room = (units + size) * 2 + min((last - sample) * steps * units, MOST_ROWS)
     events = records.Events(
         ints=np.empty((room, 6), dtype=np.int32),
         floats=np.empty((room, 2), dtype=dtype),
         pending=np.empty(room, dtype=np.int64),
         deliveries=np.empty(room, dtype=np.int64),
         priority=np.empty(room, dtype=np.float64),
-        heap=np.empty(room, dtype=np.int64),
+        scratch=np.empty(room, dtype=np.float64),
+        chosen=np.empty(room, dtype=np.int64),
         sources=np.empty(room, dtype=np.int32),
         amplitudes=np.empty(room, dtype=dtype),
     )

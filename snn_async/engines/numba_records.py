@@ -213,7 +213,7 @@ class Events(NamedTuple):
     """The events of one chunk, all arrays of one length.
 
     `ints` columns are source, step, timestep, delivered timestep and step, cell; `pending` and `deliveries` name its
-    rows, `priority` and `heap` order places in `pending`, `sources` and `amplitudes` are events under way.
+    rows, `priority`, `scratch` and `chosen` order places in `pending`, `sources` and `amplitudes` are events under way.
     """
 
     ints: Any
@@ -221,7 +221,8 @@ class Events(NamedTuple):
     pending: Any
     deliveries: Any
     priority: Any
-    heap: Any
+    scratch: Any
+    chosen: Any
     sources: Any
     amplitudes: Any
 

@@ -1,85 +1,89 @@
-"""Which pending events go next: the first F in the scheduler's order, by a heap."""
+"""Which pending events go next: the first F in the scheduler's order, found without sorting."""
+
+import numpy as np
 
 from snn_async import keys
 from snn_async.engines.numba_keys import step_state, uniform
-from snn_async.engines.numba_records import FIFO, PENDING, POTENTIAL, RANDOM, SOURCE, inlined
+from snn_async.engines.numba_records import FIFO, PENDING, POTENTIAL, RANDOM, SOURCE, compiled, inlined
 
 
-@inlined
-def later(work, events, a, b):
-    """Whether the pending event at place a goes after the one at place b."""
-    if events.priority[a] != events.priority[b]:
-        return events.priority[a] > events.priority[b]
-    source_a, source_b = events.ints[events.pending[a], SOURCE], events.ints[events.pending[b], SOURCE]
-    if source_a != source_b:
-        return source_a > source_b
-    return a > b
+@compiled
+def nth_smallest(values, count, n):
+    """Return what would be at place n if values[:count] were sorted; reorders them (quickselect)."""
+    low, high = 0, count - 1
+    while low < high:
+        a, b, c = values[low], values[(low + high) // 2], values[high]
+        pivot = max(min(a, b), min(max(a, b), c))
+        i, j = low, high
+        while i <= j:
+            while values[i] < pivot:
+                i += 1
+            while values[j] > pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if n <= j:
+            high = j
+        elif n >= i:
+            low = i
+        else:
+            break
+    return values[n]
 
 
-@inlined
-def sift_down(work, events, size):
-    heap, at = events.heap, 0
-    while True:
-        child = 2 * at + 1
-        if child >= size:
-            return
-        if child + 1 < size and later(work, events, heap[child + 1], heap[child]):
-            child += 1
-        if not later(work, events, heap[child], heap[at]):
-            return
-        heap[at], heap[child] = heap[child], heap[at]
-        at = child
-
-
-@inlined
-def sift_up(work, events, at):
-    heap = events.heap
-    while at > 0:
-        parent = (at - 1) // 2
-        if not later(work, events, heap[at], heap[parent]):
-            return
-        heap[at], heap[parent] = heap[parent], heap[at]
-        at = parent
+@compiled
+def choose(priority, sources, scratch, count, size, chosen):
+    """Write the places of the `size` first events, by priority, then source, then place; in order of place."""
+    for a in range(count):
+        scratch[a] = priority[a]
+    last = nth_smallest(scratch, count, size - 1)
+    before = ties = 0
+    for a in range(count):
+        before += priority[a] < last
+        if priority[a] == last:
+            scratch[ties] = sources[a]
+            ties += 1
+    left, last_source = size - before, np.inf
+    if ties > left:
+        last_source = nth_smallest(scratch, ties, left - 1)
+        for i in range(ties):
+            left -= scratch[i] < last_source
+    g = 0
+    for a in range(count):
+        taken = priority[a] < last
+        if priority[a] == last:
+            taken = sources[a] < last_source
+            if sources[a] == last_source and left > 0:
+                taken = True
+                left -= 1
+        if taken:
+            chosen[g] = a
+            g += 1
 
 
 @inlined
 def pick(net, rules, tensors, work, events):
-    """Put the places of the (at most F) events to deliver into `heap`, oldest first; return how many."""
+    """Put the places of the (at most F) events to deliver into `chosen`, oldest first; return how many."""
     waiting = work.now[PENDING]
     size = rules.group_size
-    if size == 0 or waiting <= size:
-        for a in range(waiting):
-            events.heap[a] = a
-        return waiting
-    if rules.scheduler == FIFO:
+    if size == 0 or waiting <= size or rules.scheduler == FIFO:
+        size = waiting if size == 0 else min(waiting, size)
         for a in range(size):
-            events.heap[a] = a
+            events.chosen[a] = a
         return size
     state = step_state(rules, tensors, work, keys.ORDER)
     for a in range(waiting):
         row = events.pending[a]
+        source = events.ints[row, SOURCE]
+        events.sources[a] = source  # free until the group is under way
         if rules.scheduler == RANDOM:
-            events.priority[a] = uniform(state, events.ints[row, SOURCE])
+            events.priority[a] = uniform(state, source)
         else:
             momentum = float(events.floats[row, POTENTIAL])
             if rules.noise > 0:
-                momentum += rules.noise * uniform(state, events.ints[row, SOURCE])
+                momentum += rules.noise * uniform(state, source)
             events.priority[a] = -momentum
-    for a in range(waiting):  # keep the first `size` in a heap with the last of them on top
-        if a < size:
-            events.heap[a] = a
-            sift_up(work, events, a)
-        elif later(work, events, events.heap[0], a):
-            events.heap[0] = a
-            sift_down(work, events, size)
-    chosen = events.sources  # free until the group is under way
-    for a in range(waiting):
-        chosen[a] = 0
-    for g in range(size):
-        chosen[events.heap[g]] = 1
-    g = 0
-    for a in range(waiting):
-        if chosen[a] == 1:
-            events.heap[g] = a
-            g += 1
+    choose(events.priority, events.sources, events.scratch, waiting, size, events.chosen)
     return size

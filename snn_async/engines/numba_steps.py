@@ -259,13 +259,13 @@ def list_group(net, rules, tensors, work, events):
     size, bins = pick(net, rules, tensors, work, events), work.bins
     bins[:] = 0
     for g in range(size):
-        row = events.pending[events.heap[g]]
+        row = events.pending[events.chosen[g]]
         mark_delivered(work, events, row)
         bins[net.node_of[events.ints[row, SOURCE]] + 2] += 1
     for n in range(2, len(bins)):
         bins[n] += bins[n - 1]
     for g in range(size):
-        row = events.pending[events.heap[g]]
+        row = events.pending[events.chosen[g]]
         n = net.node_of[events.ints[row, SOURCE]] + 1
         events.sources[bins[n]] = events.ints[row, SOURCE]
         events.amplitudes[bins[n]] = events.floats[row, AMPLITUDE]
@@ -273,7 +273,7 @@ def list_group(net, rules, tensors, work, events):
     waiting, kept, g = work.now[PENDING], 0, 0
     if size < waiting:
         for a in range(waiting):
-            if g < size and events.heap[g] == a:
+            if g < size and events.chosen[g] == a:
                 g += 1
             else:
                 events.pending[kept] = events.pending[a]
