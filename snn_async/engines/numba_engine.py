@@ -151,8 +151,8 @@ class NumbaEngine:
         for part in sums[1:]:
             for name in shared:
                 total[name] += part[name]
-        tensors_out = {name: torch.from_numpy(total[name]) for name in shared}
-        return Gradients(**tensors_out, potentials=potentials, x=x if needs_x else None)
+        weights, biases, leak, offset, threshold = (torch.from_numpy(total[name]) for name in shared)
+        return Gradients(weights, biases, leak, offset, threshold, potentials, x if needs_x else None)
 
 
 def _in_threads(function: Callable[[Any], Any], tasks: list[Any]) -> list[Any]:
@@ -195,7 +195,7 @@ def _run_chunk(
         sources=np.empty(room, dtype=np.int32),
         amplitudes=np.empty(room, dtype=dtype),
     )
-    inputs = size + (last - sample) * steps * size // 16 if keep_log else size
+    inputs = size + min((last - sample) * steps * size, MOST_ROWS) if keep_log else size
     rooms = records.Rooms(
         input_source=np.empty(inputs, dtype=np.int32),
         input_amplitude=np.empty(inputs, dtype=dtype),

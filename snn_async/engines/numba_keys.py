@@ -3,7 +3,7 @@
 import numpy as np
 
 from snn_async import keys
-from snn_async.engines.numba_records import NEXT_STEP, B, T, inlined
+from snn_async.engines.numba_records import NEXT_STEP, B, T, inlined, open_inlined
 
 _GOLDEN = np.uint64(keys.GOLDEN)
 _MUL1, _MUL2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -11,7 +11,7 @@ _S27, _S30, _S31, _S11 = np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(
 _ONE = np.uint64(1)
 
 
-@inlined
+@open_inlined
 def mix(state, value):
     z = state + _GOLDEN * (np.uint64(value) + _ONE)
     z = (z ^ (z >> _S30)) * _MUL1
@@ -28,6 +28,6 @@ def step_state(rules, tensors, work, purpose):
     return mix(state, work.now[NEXT_STEP])
 
 
-@inlined
+@open_inlined
 def uniform(state, source):
     return float(mix(state, source) >> _S11) * 2.0**-53

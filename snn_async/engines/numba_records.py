@@ -35,6 +35,7 @@ WEIGHT, TARGET, LENGTH, POSITION = range(4)
 _OPTIONS = {"nogil": True, "error_model": "numpy", "_nrt": False}
 _INNER = _OPTIONS | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 compiled = njit(**_INNER)
+open_inlined = njit(forceinline=True, **_OPTIONS)  # can be called from Python, too
 inlined = njit(forceinline=True, **_INNER)
 summing = njit(fastmath={"reassoc", "contract", "nsz"}, **_INNER)
 entry_point = njit(cache=True, **_OPTIONS)
