@@ -35,7 +35,7 @@ class Packing(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Every synapse, as (fan_in, fan_out) arrays: the weight is `coefficient * packed[weight]`, coefficient 0 for none."""
+    """Every synapse, (fan_in, fan_out): its strength is `coefficient * packed[weight]`, coefficient 0 for none."""
 
     weight: NDArray[np.int64]
     coefficient: NDArray[np.float64]
@@ -437,7 +437,7 @@ class Opaque(Synapses):
     """Any other affine module (a ConvTranspose2d, a layer of one's own): the torch engine calls it.
 
     An event's current is `module(event) - module(0)`; `module(0)` is the bias. `shape` is what the module takes of a
-    sample, `result` what it gives. Every event reaches every target. Packed weights: the targets' gains, (fan_out,).
+    sample, `result` what it gives. An event reaches every target. Packed weights: the targets' gains, (fan_out,).
     """
 
     module: nn.Module

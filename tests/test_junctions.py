@@ -1,7 +1,7 @@
 """Pooling, residual joins, convolutions and recurrent edges on networks whose numbers can be followed by hand.
 
-Every population is one row of integrating neurons, threshold 1 (fires above it), reset to 0 at once, unless said otherwise; it is
-driven so that the neurons of `A` spike in step 0, and F = 1 under "fifo" then delivers their spikes one by one.
+Every population is one row of integrating neurons that fire above 1 and are reset to 0 at once. The input makes neurons
+of `A` spike in step 0, and F = 1 under "fifo" then delivers their spikes one by one.
 """
 
 import pytest
