@@ -334,7 +334,7 @@ class OneToOne(Synapses):
         _check_shape(weight, (self.weight_count,), self)
         if len(gain) not in (1, self.weight_count):
             raise UnsupportedModelError(
-                f"{self.describe()} leads to neurons with {len(gain)} different input gains; give them one time constant"
+                f"{self.describe()} leads to neurons with {len(gain)} different gains; give them one time constant"
             )
         return Packing(weight, (self.weight_count,), (0,), gain)
 
@@ -437,7 +437,7 @@ class Opaque(Synapses):
     """Any other affine module (a ConvTranspose2d, a layer of one's own): the torch engine calls it.
 
     An event's current is `module(event) - module(0)`; `module(0)` is the bias. `shape` is what the module takes of a
-    sample, `result` what it gives. An event reaches every target. Packed weights: the targets' gains, (fan_out,).
+    sample, `result` what it gives. An event reaches every target. Packed weights: the targets' gains (fan_out,).
     """
 
     module: nn.Module

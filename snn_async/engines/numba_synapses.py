@@ -267,6 +267,9 @@ def event_adjoint(
     coefficients,
 ):
     """Add a delivered event's part of the weight gradient; return the adjoint of its amplitude."""
+    if geometry[KIND] == DENSE:
+        w, x = j * len(slot), (j + 1) * len(slot)
+        return _masked_run(weights[w:x], grads[w:x], slot, slot_step, after, step, factor)
     total = slot.dtype.type(0)
     for s in range(runs_of(geometry, offsets, positions, values, j, runs, coefficients)):
         w, a, coefficient = runs[s, WEIGHT], runs[s, TARGET], coefficients[s]
@@ -315,6 +318,9 @@ def add_outer(
         if len(scale) > 0:
             factor *= scale[j]
         if factor == 0:
+            continue
+        if geometry[KIND] == DENSE:
+            _outer_run(grads[j * len(slot) : (j + 1) * len(slot)], slot, factor)
             continue
         for s in range(runs_of(geometry, offsets, positions, values, j, runs, coefficients)):
             w, a = runs[s, WEIGHT], runs[s, TARGET]
