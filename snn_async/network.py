@@ -336,7 +336,8 @@ def _layered(execution: Execution) -> Execution:
 def _shaped(graph: Graph, name: str, x: Tensor) -> Tensor:
     """Return a population's results (T, B, size) in the source model's shape, (T, B, *shape)."""
     population = graph.populations[graph.index[name]]
-    return from_units(x, population.grid).reshape(*x.shape[:2], *population.shape)
+    ordered = from_units(x, population.grid)
+    return ordered if ordered.shape[2:] == population.shape else ordered.unflatten(2, population.shape)
 
 
 def asynchronize(
