@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from snn_async import checks
-from snn_async.adapters import check_unchanged, read_model
+from snn_async.adapters import Blueprint, check_settings, check_unchanged, read_model, settings_of
 from snn_async.engines import check_backend
 from snn_async.engines.contract import Engine, Execution, PendingEvents, Start
 from snn_async.errors import CheckpointError, InputError, OptionError, UnsupportedModelError
@@ -46,10 +46,14 @@ class AsyncNetwork(nn.Module):
         execution: Execution | None,
         seed: int,
         preparation: Preparation | None = None,
+        blueprint: Blueprint | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.seed = seed
+        self._blueprint = blueprint
+        self._settings = settings_of(model)
+        self._modes = {_modes(model)}  # in which the model is known to compute what was read
         self._preparation = preparation
         self._by_shape: dict[tuple[int, ...], Prepared] = {}  # in the order in which they were made
         self._fixed: Prepared | None = None
@@ -237,6 +241,15 @@ class AsyncNetwork(nn.Module):
             self._by_shape[shape] = self._preparation.prepare(shape)
         return self._by_shape[shape]
 
+    def _check_model(self, graph: Graph) -> None:
+        """Raise UnsupportedModelError if the model is no longer what was read, or is not in the mode it is in."""
+        check_settings(self._settings, self.model)
+        check_unchanged(graph, self.model)
+        modes = _modes(self.model)
+        if self._blueprint is not None and modes not in self._modes:
+            self._blueprint.check_mode(self.model, graph.input_shape)
+            self._modes.add(modes)
+
     def _run(
         self,
         layered: bool,
@@ -248,7 +261,7 @@ class AsyncNetwork(nn.Module):
     ) -> AsyncRun:
         graph, engine, execution = self._prepared_for(x)
         execution = _layered(execution) if layered else execution
-        check_unchanged(graph, self.model)
+        self._check_model(graph)
         dtype, device = self.check_runnable(graph, engine)
         names = checks.check_record(record, graph)
         flat = checks.check_input(x, graph, dtype, device)
@@ -320,6 +333,11 @@ class AsyncNetwork(nn.Module):
             return Start(seed, ids, 0, np.zeros((samples, size), dtype=np.int32), none), None
         ids = checks.check_sample_ids(state.sample_ids if sample_ids is None else sample_ids, samples)
         return Start(seed, ids, state.timestep, state.spikes.numpy(), state.pending), state.potentials
+
+
+def _modes(model: nn.Module) -> tuple[bool, ...]:
+    """Return which modules are in training mode."""
+    return tuple(module.training for module in model.modules())
 
 
 def _layered(execution: Execution) -> Execution:
@@ -429,9 +447,9 @@ def asynchronize(
     preparation = Preparation(blueprint, backend, options)
     shape = blueprint.shape if given is None else given
     if shape is None:
-        return AsyncNetwork(model, None, None, None, seed, preparation)
+        return AsyncNetwork(model, None, None, None, seed, preparation, blueprint)
     prepared = preparation.prepare(shape)
     only = blueprint.shape is not None  # its Linears fix the number of inputs
-    net = AsyncNetwork(model, *prepared, seed, None if only else preparation)
+    net = AsyncNetwork(model, *prepared, seed, None if only else preparation, blueprint)
     net.check_runnable(prepared.graph, prepared.engine)
     return net

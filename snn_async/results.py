@@ -11,6 +11,8 @@ from snn_async.engines.contract import Counts, PendingEvents, Simulation, Start
 from snn_async.errors import InputError
 from snn_async.graph import Graph
 
+Layout = tuple[tuple[int, ...] | tuple[str, tuple[int, ...]], ...]
+
 
 @dataclass(frozen=True)
 class Activity:
@@ -40,7 +42,7 @@ class AsyncState:
         spikes: (B, N) int32, spike counts of the last timestep (for delayed resets).
         pending: events carried over, without gradient.
         timestep, seed, sample_ids: continue the random numbers of the stream.
-        layout: the network it belongs to: input size, then (name, size) of every population.
+        layout: the network it belongs to: input shape, then (name, shape) of every population.
     """
 
     potentials: Tensor
@@ -49,7 +51,7 @@ class AsyncState:
     timestep: int
     seed: int
     sample_ids: Tensor
-    layout: tuple[int | tuple[str, int], ...]
+    layout: Layout
 
     def detach(self) -> "AsyncState":
         """Return it without gradient, as truncated backpropagation through time needs between its windows."""
@@ -91,8 +93,8 @@ class AsyncRun:
         return self.spikes if self.reads == "spikes" else self.potentials
 
 
-def _layout(graph: Graph) -> tuple[int | tuple[str, int], ...]:
-    return (graph.input_size, *((p.name, p.size) for p in graph.populations))
+def _layout(graph: Graph) -> Layout:
+    return (graph.input_shape, *((p.name, p.shape) for p in graph.populations))
 
 
 def check_state(state: AsyncState, graph: Graph, samples: int) -> None:

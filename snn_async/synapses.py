@@ -462,9 +462,13 @@ class Opaque(Synapses):
     def pack(self, gain: Tensor) -> Packing:
         return Packing(gain.new_ones(self.fan_out), (self.fan_out,), (0,), gain)
 
-    def bias(self) -> Tensor:
-        parameter = next(self.module.parameters(), torch.zeros(()))
-        return self.call(parameter.new_zeros((1, self.fan_in)))[0]
+    def bias(self) -> Tensor | None:
+        held = [*self.module.parameters(), *self.module.buffers()]
+        like = next((tensor for tensor in held if tensor.is_floating_point()), None)
+        if like is None:
+            constant = self.call(torch.zeros((1, self.fan_in)))[0]
+            return constant if bool(constant.any()) else None
+        return self.call(like.new_zeros((1, self.fan_in)))[0]
 
     def apply(self, x: Tensor) -> Tensor:
         return self.call(x) - self.call(torch.zeros_like(x[:1]))

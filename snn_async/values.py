@@ -30,7 +30,7 @@ def collect(graph: Graph, x: Tensor, potentials: Tensor | None) -> Values:
 def _collect(graph: Graph, x: Tensor, potentials: Tensor | None) -> Values:
     like = x.new_empty(0)
     parameters = {p.name: p.neuron.parameters() for p in graph.populations}
-    inner = _junction_biases(graph)
+    inner = _junction_biases(graph, like)
     packings: list[Packing] = []
     parts: list[Tensor] = []
     biases: list[Tensor] = []
@@ -45,11 +45,10 @@ def _collect(graph: Graph, x: Tensor, potentials: Tensor | None) -> Values:
         packings.append(packing)
         parts += [packing.weight.to(like), packing.gain.to(like)]
         if isinstance(target, Population):
-            bias = _bias(projection, inner.get(projection.source))
+            bias = _bias(projection, inner.get(projection.source), like)
             if bias is None:
                 biases.append(like.new_zeros(projection.fan_out))
                 continue
-            _check_finite(bias, f"the bias of {projection.name!r}")
             gain = parameters[target.name].gain.to(like)
             biases.append((gain if gain.numel() == 1 else _per_neuron(gain, target)) * bias.to(like))
     leak, offset, threshold = (
@@ -84,9 +83,12 @@ def _gain(gain: Tensor, population: Population, projection: Projection) -> Tenso
     return _per_neuron(gain, population)
 
 
-def _bias(projection: Projection, of_source: Tensor | None) -> Tensor | None:
+def _bias(projection: Projection, of_source: Tensor | None, like: Tensor) -> Tensor | None:
     """Return a projection's bias (fan_out,), with what the constant part of its source makes of its synapses."""
-    bias = projection.synapses.bias()
+    own = projection.synapses.bias()
+    bias = None if own is None else own.to(like)
+    if bias is not None:
+        _check_finite(bias, f"the bias of {projection.name!r}")
     if of_source is None:
         return bias
     if any(dropout.rate > 0 for dropout in projection.source_dropout):
@@ -97,7 +99,7 @@ def _bias(projection: Projection, of_source: Tensor | None) -> Tensor | None:
     return carried if bias is None else bias + carried
 
 
-def _junction_biases(graph: Graph) -> dict[str, Tensor]:
+def _junction_biases(graph: Graph, like: Tensor) -> dict[str, Tensor]:
     """Return the constant part of what each junction passes on, (units,), where there is one.
 
     Raises:
@@ -110,7 +112,7 @@ def _junction_biases(graph: Graph) -> dict[str, Tensor]:
             continue
         total: Tensor | None = None
         for projection in graph.into(name):
-            bias = _bias(projection, found.get(projection.source))
+            bias = _bias(projection, found.get(projection.source), like)
             if bias is None:
                 continue
             if any(dropout.rate > 0 for dropout in projection.target_dropout):

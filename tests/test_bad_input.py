@@ -6,6 +6,7 @@ import sys
 import pytest
 import snntorch
 import torch
+from spikingjelly.activation_based import neuron
 from torch import nn
 
 import snn_async
@@ -152,3 +153,48 @@ def test_importing_snn_async_imports_none_of_the_extras():
     code = f"import sys, snn_async; print([m for m in {extras!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+CHANGES = {
+    "another layer": (lambda m: m.__setitem__(2, nn.AvgPool2d(2)), "'2': it was MaxPool2d and is AvgPool2d"),
+    "one more layer": (lambda m: m.append(nn.Flatten()), "'6': it was nothing and is Flatten"),
+    "kernel size": (lambda m: setattr(m[2], "kernel_size", 3), "'2': another kernel_size"),
+    "stride": (lambda m: setattr(m[0], "stride", (2, 2)), "'0': another stride"),
+    "a hook": (lambda m: m[0].register_forward_hook(print), "'0': another forward_hooks"),
+    "step mode": (lambda m: setattr(m[1], "step_mode", "m"), "'1': another step_mode"),
+}
+
+
+@pytest.mark.parametrize("change, says", CHANGES.values(), ids=CHANGES)
+def test_a_model_changed_after_asynchronize_is_noticed(change, says):
+    conv = nn.Sequential(
+        nn.Conv2d(2, 4, 3), neuron.IFNode(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 3), neuron.IFNode()
+    )
+    net, x = snn_async.asynchronize(conv, input_shape=(2, 6, 6), backend="torch"), torch.rand(2, 1, 2, 6, 6)
+    net(x)
+    change(conv)
+    with pytest.raises(UnsupportedModelError, match=f"{says}.*call asynchronize again"):
+        net(x)
+
+
+def test_a_model_that_is_another_one_in_training_is_refused():
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.lif = nn.Linear(3, 2), neuron.IFNode()
+
+        def forward(self, x):
+            return self.lif(self.linear(2.0 * x if self.training else x))
+
+    net = snn_async.asynchronize(Branching().eval(), backend="torch")
+    net(torch.rand(2, 1, 3))
+    with pytest.raises(UnsupportedModelError, match="something else in train"):
+        net.train()(torch.rand(2, 1, 3))
+
+
+def test_a_state_of_another_image_shape_is_refused():
+    conv = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), neuron.IFNode())
+    net = snn_async.asynchronize(conv, backend="torch")
+    state = net.run(torch.rand(1, 1, 1, 4, 6)).state
+    with pytest.raises(InputError, match="the state is of a network with"):
+        net.run(torch.rand(1, 1, 1, 6, 4), state=state)

@@ -9,10 +9,11 @@ from snn_async.adapters.interpreting import Interpretation, interpret
 from snn_async.adapters.libraries import UnreadError, adapter_of, check_module
 from snn_async.adapters.opaque import Framewise
 from snn_async.adapters.tracing import preserved, trace
+from snn_async.adapters.unchanged import check_settings, settings_of
 from snn_async.errors import InputError, UnsupportedModelError
 from snn_async.graph import Graph
 
-__all__ = ["Blueprint", "build_graph", "check_unchanged", "read_model"]
+__all__ = ["Blueprint", "build_graph", "check_settings", "check_unchanged", "read_model", "settings_of"]
 
 
 class Blueprint:
@@ -28,6 +29,21 @@ class Blueprint:
         self.flat = is_flat(step)
         features = known_features(step)
         self.shape = None if features is None else (features,)
+
+    def check_mode(self, model: nn.Module, shape: tuple[int, ...]) -> None:
+        """Raise UnsupportedModelError if `model`, in the mode it is in now, computes something else than was read.
+
+        Args:
+            shape: of an input, for modules that have to be called to be known.
+        """
+        again = read_model(model)
+        if again._step != self._step:
+            raise UnsupportedModelError(
+                "the model computes something else in train() than in eval(): a branch on self.training, or a module "
+                "that differs; make it the same in both modes (nn.Dropout and BatchNorm may differ), or call "
+                "asynchronize again in the mode that is run"
+            )
+        again.graph(shape)
 
     def graph(self, shape: tuple[int, ...]) -> Graph:
         """Return the graph for an input of `shape` per sample.

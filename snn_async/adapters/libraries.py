@@ -16,7 +16,7 @@ _LAYERS = {
     "snntorch": ("snntorch",),
     "spikingjelly": ("spikingjelly.activation_based.neuron", "spikingjelly.activation_based.layer"),
 }
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _HARMLESS = {"__init__", "__repr__", "extra_repr", "__getstate__", "__setstate__", "__reduce__"}
 
 
@@ -51,7 +51,7 @@ def check_module(path: str, module: nn.Module) -> None:
         raise UnsupportedModelError(
             f"{describe(path, module)} has no parameters yet; run one batch through the model first"
         )
-    for hooks in _HOOKS:
+    for hooks in HOOKS:
         if getattr(module, hooks, None):
             raise UnsupportedModelError(
                 f"{describe(path, module)} has {hooks.strip('_').replace('_', ' ')}, which asynchronous "

@@ -189,14 +189,15 @@ def _connections(synapses: Synapses, device: torch.device) -> Connections:
 def _reach_of_convolution(synapses: Convolution, like: Tensor) -> Connections:
     groups, outs = synapses.groups, synapses.layer.out_channels // synapses.groups
     channels, height, width = synapses.source
-    # all channels of a group have the same synapses: one map of ones per group tells who is reached
-    ones = _convolution(synapses, like.new_ones((groups, 1, *synapses.kernel)), groups)
+    with torch.inference_mode(False):  # what is kept for later runs must not be an inference tensor
+        # all channels of a group have the same synapses: one map of ones per group tells who is reached
+        ones = _convolution(synapses, like.new_ones((groups, 1, *synapses.kernel)), groups)
 
     def reach(present: Tensor) -> Tensor:
         per_group = present.unflatten(-1, (height * width, groups, channels // groups)).any(-1)
         return (ones(per_group.to(like).flatten(1)) > 0.5).repeat_interleave(outs, 1)
 
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
         site = like.new_zeros((1, height * width * groups)).requires_grad_()
         (positions,) = torch.autograd.grad(ones(site).sum(), site)
     degree = (positions[0].round().long() * outs).repeat_interleave(channels // groups)
