@@ -65,6 +65,7 @@ class _Interpreter(Arithmetic):
         self.states: dict[Argument, str] = {}
 
     def run(self) -> Interpretation:
+        self._check_in_place(self.graph)
         for node in self.graph.nodes:
             args = fx.node.map_aggregate(node.args, self._value)
             kwargs = fx.node.map_aggregate(node.kwargs, self._value)

@@ -94,8 +94,10 @@ class OpaqueLayer(Operation):
         if float((of_a[:1] - self._call(module, a[:1])).abs().max()) > tolerance:
             raise self._refused("a sample's result depends on the other samples")
         if self.framewise:
-            both = self._call(self.module, torch.stack([a, b]))
-            if float((both - torch.stack([of_a, of_b])).abs().max()) > tolerance:
+            steps = [a, b, a + b, torch.zeros_like(a), a]
+            together = self._call(self.module, torch.stack(steps))
+            alone = torch.stack([of_a, of_b, of_sum, rest, of_a])
+            if together.shape != alone.shape or float((together - alone).abs().max()) > tolerance:
                 raise self._refused("a timestep's result depends on the other timesteps")
         if float((of_sum - of_a - of_b + rest).abs().max()) > tolerance:
             raise self._refused("it is not linear: currents of events must add up")

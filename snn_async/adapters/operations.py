@@ -87,6 +87,10 @@ _WAYS_OUT = {
 }
 
 
+_VIEWS = {"flatten", "reshape", "unchanged", "item"}  # operations that may share their operand's memory
+_IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv}
+
+
 class Operations:
     """The functions and methods of one traced forward; a node's values are those of `signals`.
 
@@ -118,6 +122,44 @@ class Operations:
         name = getattr(node.target, "__name__", str(node.target))
         inside = node.meta["inside"]
         return f"{kind} {name!r} in {describe(inside, self.modules.get(inside, self.model))}"
+
+    def _check_in_place(self, graph: fx.Graph) -> None:
+        """Refuse a change in place of a value that is read again: the graph's operations make new values."""
+        before: set[fx.Node] = set()
+        owners: dict[fx.Node, fx.Node] = {}
+        places = {node: place for place, node in enumerate(graph.nodes)}
+        for node in graph.nodes:
+            value = next((argument for argument in node.all_input_nodes), None)
+            changes = value is not None and self._changes_in_place(node)
+            if value is not None and (changes or self._is_view(node)):
+                owners[node] = owners.get(value, value)
+            if changes and value is not None:
+                owner = owners[node]
+                same = [other for other in before if owners.get(other, other) is owner]
+                again = any(places[user] > places[node] for other in same for user in other.users)
+                if again or not node.users:
+                    name = str(getattr(node.target, "__name__", node.target)).strip("_")
+                    name = name if node.op != "call_module" else "dropout"
+                    symbol = {"add": "+", "iadd": "+", "sub": "-", "isub": "-", "div": "/", "itruediv": "/"}.get(
+                        name, "*" if "mul" in name else ""
+                    )
+                    way_out = f"write a = a {symbol} ..., such as a = a * 3" if symbol else "use the form that is not"
+                    way_out = "use inplace=False" if node.op == "call_module" else way_out
+                    self._refuse(node, f"changes a value in place that is read again; {way_out}")
+            before.add(node)
+
+    def _changes_in_place(self, node: fx.Node) -> bool:
+        if node.op == "call_module":
+            return bool(getattr(self.modules[str(node.target)], "inplace", False))
+        name = str(getattr(node.target, "__name__", node.target))
+        method = name.endswith("_") and not name.endswith("__") and node.op != "placeholder"
+        called = node.op in ("call_method", "call_function")
+        return called and (method or node.target in _IN_PLACE or bool(node.kwargs.get("inplace")))
+
+    def _is_view(self, node: fx.Node) -> bool:
+        if node.op == "call_module":
+            return type(self.modules[str(node.target)]).__name__ in ("Flatten", "Identity")
+        return node.op in ("call_method", "call_function") and _OPERATIONS.get(node.target) in _VIEWS
 
     def _unsupported(self, node: fx.Node, name: str) -> NoReturn:
         """Refuse a function; a module of the user's that calls it may still be affine as a whole."""
