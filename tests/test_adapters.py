@@ -332,6 +332,24 @@ def skipping(net, x, *_):
     return net.lif1(net.fc1(x[2]), mem)
 
 
+def changed_in_place(net, x, *_):
+    cur = net.fc1(x)
+    cur.mul_(3.0)
+    return net.lif2(net.fc2(net.lif1(cur)))
+
+
+def changed_by_name(net, x, *_):
+    cur = net.fc1(x)
+    other = cur
+    other *= 3.0
+    return net.lif2(net.fc2(net.lif1(cur)))
+
+
+class LagTwo(nn.Module):
+    def forward(self, x):
+        return x + x.roll(2, 0)
+
+
 def mixed_modes():
     return nn.Sequential(nn.Linear(3, 3), neuron.IFNode(), nn.Linear(3, 3), neuron.IFNode(step_mode="m"))
 
@@ -393,6 +411,12 @@ REFUSED = {
             ),
         ),
         "feedback together; use bias=False",
+    ),
+    "in place": (lambda: Net(changed_in_place), r"'mul_'.*changes a value in place that is read again"),
+    "in place by name": (lambda: Net(changed_by_name), r"'imul'.*in place that is read again"),
+    "lag of two steps": (
+        lambda: nn.Sequential(nn.Linear(3, 3), LagTwo(), neuron.IFNode(step_mode="m")),
+        "a timestep's result depends on the other timesteps",
     ),
     "no neuron": (lambda: nn.Sequential(nn.Linear(3, 2)), "no spiking neuron"),
     "pair": (lambda: nn.Sequential(*one_layer(snn.Leaky(0.9)), nn.Linear(5, 2), leaky()), "init_hidden=True"),

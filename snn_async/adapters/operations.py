@@ -46,7 +46,7 @@ _OPERATIONS: dict[Any, str] = {
     **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), "add"),
     **dict.fromkeys((operator.sub, operator.isub, torch.sub, "sub", "sub_", "rsub", torch.rsub), "sub"),
     **dict.fromkeys((operator.mul, operator.imul, torch.mul, "mul", "mul_"), "mul"),
-    **dict.fromkeys((operator.truediv, torch.div, "div"), "div"),
+    **dict.fromkeys((operator.truediv, operator.itruediv, torch.div, "div", "div_"), "div"),
     functional.max_pool1d: "max_pool1d",
     functional.max_pool2d: "max_pool2d",
     torch.max_pool1d: "max_pool1d",
@@ -138,13 +138,9 @@ class Operations:
                 same = [other for other in before if owners.get(other, other) is owner]
                 again = any(places[user] > places[node] for other in same for user in other.users)
                 if again or not node.users:
-                    name = str(getattr(node.target, "__name__", node.target)).strip("_")
-                    name = name if node.op != "call_module" else "dropout"
-                    symbol = {"add": "+", "iadd": "+", "sub": "-", "isub": "-", "div": "/", "itruediv": "/"}.get(
-                        name, "*" if "mul" in name else ""
+                    way_out = (
+                        "use inplace=False" if node.op == "call_module" else "write a = a * 3, a = a + x"
                     )
-                    way_out = f"write a = a {symbol} ..., such as a = a * 3" if symbol else "use the form that is not"
-                    way_out = "use inplace=False" if node.op == "call_module" else way_out
                     self._refuse(node, f"changes a value in place that is read again; {way_out}")
             before.add(node)
 

@@ -1,5 +1,6 @@
 """A model as a torch.fx graph whose nodes know their place; neurons and stateless layers are its leaves."""
 
+import operator
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator
@@ -27,6 +28,25 @@ def feed_back(container: str, output: Any) -> None:
 
 def recurrent_linear(layer: str, x: Any, last: Any) -> Any:
     """In a graph: a Linear on the input and the last output, side by side."""
+
+
+class _Proxy(fx.Proxy):
+    """Records a += b as the change in place that it is."""
+
+    def __iadd__(self, other: Any) -> Any:
+        return self._changed(operator.iadd, other)
+
+    def __isub__(self, other: Any) -> Any:
+        return self._changed(operator.isub, other)
+
+    def __imul__(self, other: Any) -> Any:
+        return self._changed(operator.imul, other)
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self._changed(operator.itruediv, other)
+
+    def _changed(self, operation: Callable[[Any, Any], Any], other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operation, (self, other), {})
 
 
 class Tracer(fx.Tracer):
@@ -86,7 +106,7 @@ class Tracer(fx.Tracer):
         """An option of forward, such as num_steps=25, keeps its default, so that it can fix a loop."""
         if node.op == "placeholder" and node.args and isinstance(node.args[0], bool | int | float | str):
             return node.args[0]
-        return super().proxy(node)
+        return _Proxy(node, self)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
