@@ -332,6 +332,41 @@ def skipping(net, x, *_):
     return net.lif1(net.fc1(x[2]), mem)
 
 
+REFUSED_SETTINGS = (
+    nn.MaxPool2d(2, padding=2),
+    nn.MaxPool2d(2, 0),
+    nn.MaxPool2d(0),
+    nn.AvgPool2d(2, padding=2),
+    nn.AvgPool2d(2, 0),
+    nn.AvgPool2d(2, divisor_override=0),
+    nn.AdaptiveAvgPool2d(0),
+    nn.AdaptiveAvgPool2d(2.0),
+    nn.AdaptiveAvgPool2d((3, 3, 3)),
+    nn.Upsample(),
+    nn.Upsample(scale_factor=(2, 2, 2)),
+    nn.Upsample(size=(12, 12, 12)),
+    *(nn.Upsample(scale_factor=factor) for factor in (0, float("nan"), float("inf"))),
+    nn.Conv2d(2, 2, 3, stride=0),
+    nn.Conv2d(2, 2, 3, dilation=0),
+    nn.Conv2d(2, 2, 3, padding=-1),
+)
+
+
+@pytest.mark.parametrize("module", REFUSED_SETTINGS, ids=repr)
+def test_settings_that_torch_refuses_name_their_layer(module):
+    model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), module, leaky())
+    with pytest.raises(UnsupportedModelError, match=rf"'1' \(torch.{type(module).__name__}\)"):
+        build_graph(model, (1, 8, 8))
+
+
+def test_a_pooling_function_is_held_to_torch_too():
+    def pooled(net, x, *_):
+        return net.lif1(nn.functional.max_pool2d(net.fc1(x), 2, padding=2))
+
+    with pytest.raises(UnsupportedModelError, match="'max_pool2d'.*pad should be at most half"):
+        build_graph(Net(pooled, fc1=nn.Conv2d(1, 2, 3)), (1, 8, 8))
+
+
 def changed_in_place(net, x, *_):
     cur = net.fc1(x)
     cur.mul_(3.0)

@@ -1,11 +1,13 @@
 """Sums, products and pooling by functions: what they make of expressions."""
 
+import math
+from dataclasses import replace
 from typing import Any
 
 from torch import fx
 
 from snn_async.adapters.expressions import Applied, Complement, Constant, Expression, Product, Sum
-from snn_async.adapters.layers import ScaleLayer
+from snn_async.adapters.layers import Reference, ScaleLayer
 from snn_async.adapters.modules import adaptive_output, check_indices, upsampling
 from snn_async.adapters.operations import Operations
 from snn_async.adapters.pooling import AdaptivePoolLayer, PoolLayer, pair
@@ -61,6 +63,8 @@ class Arithmetic(Operations):
     def _scaled(self, node: fx.Node, value: Expression, factor: float) -> Expression:
         if not _is_number(factor):
             self._refuse(node, f"alpha={factor!r} is no number; use alpha=1")
+        if not math.isfinite(factor):
+            self._refuse(node, f"the factor {factor!r} is not finite; multiply by a finite number")
         if factor == 1:
             return value
         return Applied(ScaleLayer(self._label(node, "mul"), self._place(node), float(factor)), value)
@@ -93,7 +97,7 @@ class Arithmetic(Operations):
             sides,
             "max",
             kernel,
-            pair(stride, sides) if stride else kernel,
+            kernel if stride in (None, [], ()) else pair(stride, sides),
             pair(padding, sides, 0),
             pair(dilation, sides),
             ceil_mode,
@@ -125,7 +129,7 @@ class Arithmetic(Operations):
             sides,
             "average",
             kernel,
-            pair(stride, sides) if stride else kernel,
+            kernel if stride in (None, [], ()) else pair(stride, sides),
             pair(padding, sides, 0),
             ceil=ceil_mode,
             include_padding=count_include_pad,
@@ -180,7 +184,12 @@ class Arithmetic(Operations):
                 node,
                 "it gets (T, N, ...) but takes (N, ...); use the module of spikingjelly.activation_based.layer",
             )
-        return Applied(layer, self._expression(node, value))
+        if not node.args or node.all_input_nodes != [node.args[0]]:  # sizes that are not known yet
+            return Applied(layer, self._expression(node, value))
+        settings = [*map(repr, node.args[1:]), *(f"{key}={option!r}" for key, option in node.kwargs.items())]
+        function: Any = node.target
+        reference = Reference(lambda x: function(x, *node.args[1:], **node.kwargs), ", ".join(settings))
+        return Applied(replace(layer, reference=reference), self._expression(node, value))
 
 
 def _is_number(value: Any) -> bool:

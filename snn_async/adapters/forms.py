@@ -124,4 +124,4 @@ class Forms:
                 return None
             size = (layer.columns or (0, layer.module.in_features))[1] - (layer.columns or (0, 0))[0]
             inner = Form((size, 1, 1), (size,))
-        return layer.form(inner)
+        return layer.checked_form(inner)

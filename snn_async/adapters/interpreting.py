@@ -1,7 +1,8 @@
 """What a traced forward computes: calls of neurons, and which of their results it returns."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from torch import fx, nn
@@ -17,12 +18,20 @@ from snn_async.adapters.expressions import (
     Fired,
     Potential,
 )
-from snn_async.adapters.layers import DropoutLayer, LinearLayer, Operation
+from snn_async.adapters.layers import (
+    BAD_SETTING,
+    BAD_SETTINGS,
+    DropoutLayer,
+    LinearLayer,
+    NormLayer,
+    Operation,
+    Reference,
+)
 from snn_async.adapters.libraries import adapter_of, check_not_overridden, describe
 from snn_async.adapters.modules import KINDS, kind_of, refusal
 from snn_async.adapters.opaque import OpaqueLayer
 from snn_async.adapters.tracing import feed_back, last_output, recurrent_linear
-from snn_async.errors import UnsupportedModelError
+from snn_async.errors import SnnAsyncError, UnsupportedModelError
 from snn_async.graph import Dropout
 
 
@@ -161,7 +170,7 @@ class _Interpreter(Arithmetic):
             base = (adapter.layer_base(module) if adapter is not None else None) or kind
             try:
                 check_not_overridden(path, module, base)
-                layer = KINDS[kind](path, place, module)
+                layer = self._read(kind, path, place, module)
             except UnsupportedModelError as error:
                 if "replaces" not in str(error):
                     raise
@@ -171,6 +180,22 @@ class _Interpreter(Arithmetic):
         if not isinstance(layer, LinearLayer):  # a Linear takes any leading dimensions
             self._check_step_mode(node, module)
         return layer
+
+    def _read(self, kind: type, path: str, place: str, module: Any) -> Operation | None:
+        """Read a layer of torch, with torch's own form of it for one timestep."""
+        settings = module.extra_repr()
+        try:
+            layer = KINDS[kind](path, place, module)
+        except BAD_SETTINGS as error:
+            if isinstance(error, SnnAsyncError):
+                raise
+            raise UnsupportedModelError(
+                f"{place}: {BAD_SETTING} ({settings}): {error}; correct them"
+            ) from error
+        if layer is None or isinstance(layer, NormLayer):
+            return layer
+        like = next((p for p in module.parameters() if p.is_floating_point()), None)
+        return replace(layer, reference=Reference(partial(kind.forward, module), settings, like))  # type: ignore[attr-defined]
 
     def _opaque(self, node: fx.Node, path: str, module: nn.Module, why: str) -> Operation:
         timed = self.multi_step and node.meta["container"] is None

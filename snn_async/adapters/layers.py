@@ -2,10 +2,14 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
-from snn_async.errors import InputError
+import torch
+from torch import Tensor
+
+from snn_async.errors import InputError, SnnAsyncError, UnsupportedModelError
 from snn_async.graph import Dropout
 from snn_async.grids import Grid, grid_of
 from snn_async.synapses import Convolution, Dense, Normalization, OneToOne, Synapses, wiring
@@ -29,6 +33,44 @@ def form_of(shape: Shape) -> Form | None:
     return None if grid is None else Form(grid, shape)
 
 
+BAD_SETTING = "torch cannot run it with its settings"
+BAD_SETTINGS = (ArithmeticError, IndexError, TypeError, ValueError)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """How torch itself computes a layer.
+
+    Attributes:
+        call: takes a batch of frames.
+        settings: for messages.
+        like: of the dtype and device that it takes.
+    """
+
+    call: Callable[[Tensor], Tensor]
+    settings: str
+    like: Tensor | None = None
+
+    def shape(self, place: str, shape: Shape) -> Shape | None:
+        """Return what it makes of samples of `shape`, None if that cannot be tried in this dtype here.
+
+        Raises:
+            UnsupportedModelError: if torch refuses, with its message.
+        """
+        frame = torch.zeros(()) if self.like is None else self.like.detach()
+        try:
+            with torch.no_grad():
+                return tuple(self.call(frame.new_zeros((1, *shape))).shape[1:])
+        except Exception as error:
+            if "not implemented for" in str(error):
+                return None
+            message = (str(error).splitlines() or [""])[0]
+            raise UnsupportedModelError(
+                f"{place}: {BAD_SETTING} ({self.settings}) on samples of shape {shape}: {type(error).__name__}: "
+                f"{message}; correct them"
+            ) from error
+
+
 @dataclass(frozen=True)
 class Operation(ABC):
     """A layer or function without neurons.
@@ -37,11 +79,13 @@ class Operation(ABC):
         name: path of its module, or of the module whose forward calls the function, with the function's name.
         place: how messages name it.
         any_numbering: whether it takes flattened features numbered on the grid they had before.
+        reference: torch's own form of it, where there is one.
     """
 
     name: str = field(compare=False)
     place: str = field(compare=False)
     any_numbering: ClassVar[bool] = False
+    reference: "Reference | None" = field(default=None, compare=False, kw_only=True)
 
     @abstractmethod
     def shape(self, form: Form) -> Shape:
@@ -54,6 +98,33 @@ class Operation(ABC):
     @abstractmethod
     def synapses(self, form: Form) -> Synapses:
         """Return its synapses from features of a form that fits."""
+
+    def checked_form(self, form: Form) -> Form:
+        """Return the form it makes of another, after torch's own form has shown to take it and to make the same.
+
+        Raises:
+            InputError: as for `shape`.
+            UnsupportedModelError: for settings that torch refuses, or with which it makes another shape.
+        """
+        settings = "" if self.reference is None else f" ({self.reference.settings})"
+        try:
+            shape: Shape | None = self.shape(form)
+        except BAD_SETTINGS as error:
+            if isinstance(error, SnnAsyncError):
+                raise
+            if self.reference is None:
+                raise UnsupportedModelError(f"{self.place}: {BAD_SETTING} ({error})") from error
+            shape = None
+        if self.reference is not None:
+            theirs = self.reference.shape(self.place, form.shape)
+            if theirs is not None and theirs != shape:
+                raise UnsupportedModelError(
+                    f"{self.place}: its settings{settings} give samples of shape {theirs} in torch, which is not "
+                    "supported; correct them"
+                )
+        if shape is None:
+            raise UnsupportedModelError(f"{self.place}: {BAD_SETTING}{settings}; correct them")
+        return self.form(form)
 
     def form(self, form: Form) -> Form:
         """Return the form it makes of another; InputError as for `shape`."""
@@ -106,6 +177,8 @@ class ConvolutionLayer(Operation):
         if len(form.shape) != 1 + sides or form.shape[0] != channels:
             takes = f"{channels} channels of {'width' if sides == 1 else 'height and width'}"
             raise self.misfit(takes, form, "give the input another shape, or the layer other channels")
+        if min(self.module.stride) < 1:
+            raise ValueError("strides are at least 1")
         shape = Convolution(self.module, form.grid).target
         if min(shape) < 1:
             kernel = "x".join(map(str, self.module.kernel_size))

@@ -108,11 +108,20 @@ def adaptive_output(size: Any, sides: int) -> tuple[int | None, int | None]:
 
 def upsampling(name: str, place: str, size: Any, factor: Any, sides: int = 2) -> Operation | None:
     """Return a nearest upsampling, None for one that is not by a whole factor."""
+    if size is None and factor is None:
+        raise ValueError("give size or scale_factor")
+    for given in (size, factor):
+        if isinstance(given, tuple | list) and len(given) != sides:
+            raise ValueError(f"give {sides} values")
     if size is not None:
+        if min(pair(size, sides)) < 1:
+            raise ValueError("give a size of at least 1")
         return UpsampleLayer(name, place, sides, pair(size, sides), None)
     factors = factor if isinstance(factor, tuple | list) else (factor,) * sides
     if any(f != int(f) for f in factors):
         return None
+    if any(f < 1 for f in factors):
+        raise ValueError("give a scale_factor of at least 1")
     return UpsampleLayer(name, place, sides, None, pair(tuple(map(int, factors)), sides))
 
 

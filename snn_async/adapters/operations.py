@@ -24,9 +24,9 @@ from snn_async.adapters.expressions import (
     Sum,
     operands,
 )
-from snn_async.adapters.layers import FlattenLayer
+from snn_async.adapters.layers import BAD_SETTINGS, FlattenLayer
 from snn_async.adapters.libraries import UnreadError, describe
-from snn_async.errors import UnsupportedModelError
+from snn_async.errors import SnnAsyncError, UnsupportedModelError
 
 _OPERATIONS: dict[Any, str] = {
     operator.getitem: "item",
@@ -170,10 +170,10 @@ class Operations:
             self._unsupported(node, getattr(node.target, "__name__", str(node.target)))
         try:
             return getattr(self, f"_op_{operation}")(node, *args, **kwargs)
-        except UnsupportedModelError:
-            raise
-        except TypeError as error:
-            self._refuse(node, f"not supported with these arguments ({error})")
+        except BAD_SETTINGS as error:
+            if isinstance(error, SnnAsyncError):
+                raise
+            self._refuse(node, f"not supported with these arguments ({error}); correct them")
 
     _call_method = _call_function
 

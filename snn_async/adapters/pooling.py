@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from snn_async.adapters.layers import Form, Operation, Shape, unit_numbers
+from snn_async.errors import UnsupportedModelError
 from snn_async.grids import Grid
 from snn_async.synapses import Synapses, wiring
 from snn_async.windows import Windows, adaptive, nearest, pooling
@@ -59,6 +60,8 @@ class PoolLayer(WindowLayer):
     divisor: int | None = None
 
     def windows(self, form: Form) -> Windows:
+        if min(self.stride) < 1:
+            raise ValueError("strides are at least 1")
         _, height, width = form.grid
         spans = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel, strict=True)]
         if height + 2 * self.padding[0] < spans[0] or width + 2 * self.padding[1] < spans[1]:
@@ -83,7 +86,16 @@ class AdaptivePoolLayer(WindowLayer):
 
     def windows(self, form: Form) -> Windows:
         _, height, width = form.grid
-        return adaptive(height, width, self.output[0] or height, self.output[1] or width)
+        if 0 in self.output:
+            raise UnsupportedModelError(f"{self.place}: an output size of 0 leaves nothing; give at least 1")
+        return adaptive(
+            height,
+            width,
+            *(
+                side if wanted is None else wanted
+                for wanted, side in zip(self.output, (height, width), strict=True)
+            ),
+        )
 
     def synapses(self, form: Form) -> Synapses:
         windows = self.windows(form)
@@ -122,6 +134,8 @@ class VotingLayer(Operation):
     any_numbering = True
 
     def shape(self, form: Form) -> Shape:
+        if self.votes < 1:
+            raise UnsupportedModelError(f"{self.place}: voting_size={self.votes}; give at least 1")
         if len(form.shape) != 1 or form.shape[0] < self.votes:
             raise self.misfit(f"at least {self.votes} features", form, "flatten before it")
         return (form.shape[0] // self.votes,)
