@@ -367,6 +367,34 @@ def test_a_pooling_function_is_held_to_torch_too():
         build_graph(Net(pooled, fc1=nn.Conv2d(1, 2, 3)), (1, 8, 8))
 
 
+def drawn(net, x, *_):
+    return net.lif1(net.fc1(x) * torch.rand(1).item())
+
+
+def endless(net, x, *_):
+    return net.lif1(net.fc1(x) * float("inf"))
+
+
+def stacked(net, x, *_):
+    a = net.lif1(net.fc1(x))
+    return net.lif2(torch.stack([a, net.fc2(a)]).sum(0))
+
+
+def over_positions(net, x, *_):
+    return net.lif1(net.fc1(x).mean((2, 3)))
+
+
+def scripted():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return nn.Sequential(torch.jit.script(nn.Linear(3, 3)), leaky())
+
+
+class DrawsScale(nn.Module):
+    def forward(self, x):
+        return torch.nn.functional.dropout(x, 0.5)
+
+
 def changed_in_place(net, x, *_):
     cur = net.fc1(x)
     cur.mul_(3.0)
@@ -452,6 +480,26 @@ REFUSED = {
     "lag of two steps": (
         lambda: nn.Sequential(nn.Linear(3, 3), LagTwo(), neuron.IFNode(step_mode="m")),
         "a timestep's result depends on the other timesteps",
+    ),
+    "drawn constant": (lambda: Net(drawn), "draws random numbers in forward"),
+    "infinite factor": (lambda: Net(endless), "'mul'.*factor inf is not finite"),
+    "drawn in a module": (
+        lambda: nn.Sequential(nn.Linear(3, 3), DrawsScale(), leaky()),
+        r"'1'.*draws random numbers",
+    ),
+    "sum of a stack": (lambda: Net(stacked, lif1=leaky()), r"'sum'.*write a \+ b"),
+    "mean over positions": (
+        lambda: Net(over_positions, fc1=nn.Conv2d(1, 2, 3)),
+        r"'mean'.*use nn.AdaptiveAvgPool2d\(1\)",
+    ),
+    "scripted": (scripted, "'0'.*pass the module itself"),
+    "no image": (
+        lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm2d(4), leaky()),
+        r"'1'.*takes \(C, H, W\), but gets 4; use BatchNorm1d",
+    ),
+    "V's shape": (
+        lambda: nn.Sequential(nn.Linear(3, 4), snn.RLeaky(0.9, V=torch.ones(2, 2), all_to_all=False)),
+        r"'1'.*V has shape \(2, 2\)",
     ),
     "no neuron": (lambda: nn.Sequential(nn.Linear(3, 2)), "no spiking neuron"),
     "pair": (lambda: nn.Sequential(*one_layer(snn.Leaky(0.9)), nn.Linear(5, 2), leaky()), "init_hidden=True"),

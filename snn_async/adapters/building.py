@@ -82,7 +82,7 @@ class _Builder:
         neuron = adapter.make_neuron(name, module, form.shape)
         self._add_population(name, neuron, form)
         self._connect(current, name)
-        feedback = adapter.recurrent_synapses(name, module, form.grid)
+        feedback = adapter.recurrent_synapses(name, module, form)
         if feedback is not None:
             self.projections.append(Projection(f"{name}.recurrent", name, name, feedback, delayed=True))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from snn_async.errors import InputError, SnnAsyncError, UnsupportedModelError
 from snn_async.graph import Dropout
@@ -196,6 +196,10 @@ class NormLayer(Operation):
     module: Any
 
     def shape(self, form: Form) -> Shape:
+        images = isinstance(self.module, nn.BatchNorm2d)
+        if (len(form.shape) == 3) != images:
+            takes, other = ("(C, H, W)", "1d") if images else ("features or (C, L)", "2d")
+            raise self.misfit(takes, form, f"use BatchNorm{other}")
         if form.shape[0] != self.module.num_features:
             raise self.misfit(f"{self.module.num_features} channels", form, "give it as many")
         return form.shape

@@ -46,7 +46,12 @@ def adapter_of(module: nn.Module) -> ModuleType | None:
 
 
 def check_module(path: str, module: nn.Module) -> None:
-    """Raise UnsupportedModelError for a module that does more than its forward says."""
+    """Raise UnsupportedModelError for a module that does more than its forward says, or whose forward is compiled."""
+    if isinstance(module, torch.jit.ScriptModule):
+        raise UnsupportedModelError(
+            f"{describe(path, module)} is a scripted module, which cannot be followed; pass the module itself, "
+            "not what torch.jit made of it"
+        )
     if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
         raise UnsupportedModelError(
             f"{describe(path, module)} has no parameters yet; run one batch through the model first"

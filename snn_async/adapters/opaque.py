@@ -64,7 +64,9 @@ class OpaqueLayer(Operation):
         saved = [(name, buffer.clone()) for name, buffer in module.named_buffers()]
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=()):
+                before_call = torch.get_rng_state()
                 result = module(x)
+                drew = not torch.equal(before_call, torch.get_rng_state())
         except Exception as error:
             raise InputError(
                 f"{self.place}: it fails on samples of shape {tuple(x.shape[1:])} ({type(error).__name__}: "
@@ -76,6 +78,8 @@ class OpaqueLayer(Operation):
                 for name, before in saved:
                     buffers[name].copy_(before)
             raise self._refused("it keeps a state")
+        if drew:
+            raise self._refused("it draws random numbers (a dropout: call model.eval())")
         if not isinstance(result, Tensor) or result.dim() < 2 or len(result) != len(x):
             raise self._refused("it does not give one tensor with a result per sample")
         return result

@@ -160,7 +160,11 @@ class Operations:
     def _unsupported(self, node: fx.Node, name: str) -> NoReturn:
         """Refuse a function; a module of the user's that calls it may still be affine as a whole."""
         final = _FINAL.get(name.lower().rstrip("_"))
-        way_out = final or next((text for key, text in _WAYS_OUT.items() if key in name.lower()), None)
+        way_out = (
+            final
+            or _way_out_of_reduction(node, name)
+            or next((text for key, text in _WAYS_OUT.items() if key in name.lower()), None)
+        )
         text = f"not supported; {way_out or 'rewrite the model without it, or apply it to net(x)'}"
         raise UnreadError(f"{self._place(node)}: {text}", None if final else node.meta["inside"])
 
@@ -282,6 +286,32 @@ class Operations:
             kind = "list" if isinstance(value, Recording) else type(value).__name__.lower()
             self._refuse(node, f"it gets a {kind}, not spikes or the input")
         return value
+
+
+def _way_out_of_reduction(node: fx.Node, name: str) -> str | None:
+    """Return what to use for a mean or sum that is not over time, None for others."""
+    if name not in ("mean", "sum") or not node.args:
+        return None
+    dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
+    dims = tuple(dims) if isinstance(dims, tuple | list) else (dims,)
+    value = node.args[0]
+    if dims == (0,) and isinstance(value, fx.Node) and value.target is torch.stack:
+        parts = value.args[0]
+        if isinstance(parts, tuple | list) and len({_maker(part) for part in parts}) > 1:
+            return "write a + b" if name == "sum" else "write (a + b) / 2"
+        return None
+    if dims in ((None,), (0,)):
+        return None
+    if len(dims) > 1:
+        return "use nn.AdaptiveAvgPool2d(1)" + (", times the number of positions" if name == "sum" else "")
+    return "use nn.AdaptiveAvgPool1d(1) for positions, or an nn.Linear with fixed weights for features"
+
+
+def _maker(value: Any) -> Any:
+    """Return the module or function that a node's value, or the pair that it is an item of, is made by."""
+    while isinstance(value, fx.Node) and value.target is operator.getitem:
+        value = value.args[0]
+    return value.target if isinstance(value, fx.Node) else None
 
 
 def root(value: Expression) -> Argument | None:

@@ -7,10 +7,11 @@ import snntorch
 import torch
 from torch import nn
 
+from snn_async.adapters.layers import Form
 from snn_async.adapters.libraries import check_sizes, describe, scalar, supported_base
 from snn_async.adapters.options import options_of
 from snn_async.errors import InputError, UnsupportedModelError
-from snn_async.grids import Grid, size_of
+from snn_async.grids import size_of
 from snn_async.neurons import Neuron, NeuronParameters, probe_comparison
 from snn_async.synapses import Convolution, Dense, OneToOne, Synapses
 
@@ -90,18 +91,20 @@ def state_names(module: nn.Module) -> tuple[str, ...]:
     return ("spk", "mem") if isinstance(module, snntorch.RLeaky) else ("mem",)
 
 
-def recurrent_synapses(path: str, module: Any, grid: Grid) -> Synapses | None:
+def recurrent_synapses(path: str, module: Any, form: Form) -> Synapses | None:
     """Return the synapses by which last timestep's spikes of a neuron reach its own layer, None if it has none.
 
     Args:
-        grid: of the layer.
+        form: of the layer.
 
     Raises:
         InputError: if the layer has another size than they take.
+        UnsupportedModelError: for weights V of another shape.
     """
     if not isinstance(module, snntorch.RLeaky):
         return None
-    layer, size = module.recurrent, size_of(grid)
+    grid, layer = form.grid, module.recurrent
+    size = size_of(grid)
     if isinstance(layer, nn.Linear):
         fits, takes = grid == (layer.in_features, 1, 1), f"{layer.in_features} features"
         synapses: Synapses = Dense((layer,), grid)
@@ -110,6 +113,7 @@ def recurrent_synapses(path: str, module: Any, grid: Grid) -> Synapses | None:
         synapses = Convolution(layer, grid)
         fits = fits and synapses.target == grid
     else:
+        check_sizes(path, module, form.shape, V=layer.V)
         values = layer.V.numel()
         fits, takes = values in (1, size), f"V for {values} neurons"
         synapses = OneToOne(grid, owner=layer, parameter="V", per_unit=values > 1)

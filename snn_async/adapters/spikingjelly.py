@@ -6,13 +6,12 @@ import torch
 from spikingjelly.activation_based import base, layer, neuron
 from torch import Tensor, nn
 
-from snn_async.adapters.layers import Operation
+from snn_async.adapters.layers import Form, Operation
 from snn_async.adapters.libraries import check_sizes, describe, scalar, supported_base
 from snn_async.adapters.opaque import OpaqueLayer
 from snn_async.adapters.options import options_of
 from snn_async.adapters.pooling import VotingLayer
 from snn_async.errors import UnsupportedModelError
-from snn_async.grids import Grid
 from snn_async.neurons import Neuron, NeuronParameters, probe_comparison
 
 SPIKING = (neuron.IFNode, neuron.LIFNode, neuron.ParametricLIFNode)
@@ -176,7 +175,7 @@ def state_names(module: nn.Module) -> tuple[str, ...]:
     return ()
 
 
-def recurrent_synapses(path: str, module: nn.Module, grid: Grid) -> None:
+def recurrent_synapses(path: str, module: nn.Module, form: Form) -> None:
     """Return the synapses by which a neuron reaches its own layer: neurons of this library have none."""
     return None
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from snn_async.adapters.libraries import UnreadError, adapter_of, describe
@@ -146,8 +147,10 @@ def trace(model: nn.Module, opaque: Collection[str] = ()) -> fx.Graph:
         root = nn.Sequential()
         for name, child in model.named_children():
             root.add_module(name, child)
+    generator = torch.get_rng_state()
     try:
-        return tracer.trace(root)
+        graph = tracer.trace(root)
+        drew = not torch.equal(generator, torch.get_rng_state())
     except UnsupportedModelError:
         raise
     except Exception as error:
@@ -158,6 +161,14 @@ def trace(model: nn.Module, opaque: Collection[str] = ()) -> fx.Graph:
             "(B, ...) and its states, or loop over a fixed number of steps; start states from reset_mem()",
             tracer.failed,
         ) from error
+    finally:
+        torch.set_rng_state(generator)
+    if drew:
+        raise UnsupportedModelError(
+            f"{describe('', model)} draws random numbers in forward, which would be the same in every run; "
+            "draw them before the network, or use nn.Dropout"
+        )
+    return graph
 
 
 @contextmanager
