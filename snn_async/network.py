@@ -386,7 +386,7 @@ def asynchronize(
         input_shape: of one sample, such as (2, 34, 34). Convolutional models get their sizes from it; if None, at the
             first run, which then raises what would be raised here.
         scheduler: "random", "momentum", "fifo", "layered", or an object with the interface of
-            `snn_async.schedulers.Scheduler` (reference engine only).
+            `snn_async.schedulers.Scheduler` (engines torch and reference).
         forward_group_size: F, how many pending spikes are delivered per forward step; None for all.
         refractory: within a timestep, a neuron that spiked ignores later currents ("discard"), keeps them
             ("integrate"), or may spike again ("off"). None, the default, takes per neuron what keeps the layered

@@ -2,7 +2,7 @@
 
 A scheduler gives every pending spike a priority; the lowest ones go first, ties are broken by lower
 neuron index. The built-in ones are data: every engine knows them. Any other object with a `priorities`
-method runs on the reference engine.
+method runs on the torch and reference engines.
 """
 
 from dataclasses import dataclass

@@ -57,7 +57,7 @@ class NumbaEngine:
         if type(execution.scheduler) not in SCHEDULERS:
             raise UnsupportedByEngineError(
                 f"engine 'numba' cannot run the scheduler {execution.scheduler!r}, only the built-in "
-                f"{sorted(s.__name__.lower() for s in SCHEDULERS)}; use backend='reference'"
+                f"{sorted(s.__name__.lower() for s in SCHEDULERS)}; use backend='torch'"
             )
         for projection in graph.projections:
             if type(projection.synapses) not in SYNAPSES:
