@@ -11,7 +11,7 @@ from torch import Tensor
 
 from snn_async.errors import InputError, OptionError
 from snn_async.graph import Graph
-from snn_async.grids import to_units
+from snn_async.graph.grids import to_units
 from snn_async.neurons import REFRACTORY_MODES
 
 
@@ -86,7 +86,7 @@ def check_dimensions(x: Any) -> None:
 
 
 def check_input(x: Any, graph: Graph, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return x as (T, B, S) of the model's dtype, in unit order (`snn_async.grids`).
+    """Return x as (T, B, S) of the model's dtype, in unit order (`snn_async.graph.grids`).
 
     Raises:
         InputError: for anything but floating or integer values in a (T, B, ...) tensor on the model's device

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from snn_async import checks
-from snn_async.adapters import Blueprint, check_settings, check_unchanged, read_model, settings_of
-from snn_async.engines import check_backend
+from snn_async.capture import Blueprint, check_settings, check_unchanged, read_model, settings_of
+from snn_async.engines.choice import check_backend
 from snn_async.engines.contract import Engine, Execution, PendingEvents, Start
 from snn_async.errors import CheckpointError, InputError, OptionError, UnsupportedModelError
 from snn_async.graph import Graph
-from snn_async.grids import from_units
+from snn_async.graph.grids import from_units
 from snn_async.learning.unlayered import DIFFERENTIABLE, Job, UnlayeredBackprop
 from snn_async.neurons import Refractory
 from snn_async.preparing import Preparation, Prepared, make_execution

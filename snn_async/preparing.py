@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from snn_async.adapters import Blueprint
-from snn_async.engines import choose_engine
+from snn_async.capture import Blueprint
+from snn_async.engines.choice import choose_engine
 from snn_async.engines.contract import Engine, Execution
 from snn_async.errors import OptionError
 from snn_async.graph import Graph

@@ -38,7 +38,7 @@ class AsyncState:
     """Where a stream stands; pass it to the next `net.run`.
 
     Attributes:
-        potentials: (B, N) of all populations, differentiable; each numbered as `snn_async.grids` says.
+        potentials: (B, N) of all populations, differentiable; each numbered as `snn_async.graph.grids` says.
         spikes: (B, N) int32, spike counts of the last timestep (for delayed resets).
         pending: events carried over, without gradient.
         timestep, seed, sample_ids: continue the random numbers of the stream.

@@ -5,7 +5,7 @@ Everywhere else they are snnTorch's own: same constructor, state_dict and output
 
 import snntorch
 
-from snn_async.adapters.options import RefractoryOptions
+from snn_async.frameworks.refractory_options import RefractoryOptions
 
 __all__ = ["Lapicque", "Leaky"]
 

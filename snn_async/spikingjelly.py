@@ -5,7 +5,7 @@ Everywhere else they are SpikingJelly's own: same constructor, state_dict and ou
 
 from spikingjelly.activation_based import neuron
 
-from snn_async.adapters.options import RefractoryOptions
+from snn_async.frameworks.refractory_options import RefractoryOptions
 
 __all__ = ["IFNode", "LIFNode", "ParametricLIFNode"]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from snn_async.engines.contract import Engine, Execution, Simulation, Start
-from snn_async.engines.eventlog import EventLog
+from snn_async.engines.event_log import EventLog
 from snn_async.graph import INPUT, Graph, Junction, Population
 from snn_async.values import collect
 
@@ -25,7 +25,7 @@ class TraceEvent:
 
     Attributes:
         population: name, or "input", or the join's name.
-        index: neuron, feature or unit within it, numbered as `snn_async.grids` says.
+        index: neuron, feature or unit within it, numbered as `snn_async.graph.grids` says.
         amplitude: 1 for a spike, the value for an input or join.
         timestep, step: of emission.
     """

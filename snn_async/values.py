@@ -9,8 +9,8 @@ from torch import Tensor
 from snn_async.engines.contract import Values
 from snn_async.errors import UnsupportedModelError
 from snn_async.graph import Dropout, Graph, Population, Projection
-from snn_async.grids import to_units
-from snn_async.synapses import Convolution, Opaque, Packing
+from snn_async.graph.grids import to_units
+from snn_async.graph.synapses import Convolution, Opaque, Packing
 
 
 def collect(graph: Graph, x: Tensor, potentials: Tensor | None) -> Values:

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from snn_async.graph import INPUT, Dropout, Graph, Junction, Population, Projection
-from snn_async.grids import Grid, size_of
+from snn_async.graph.grids import Grid, size_of
+from snn_async.graph.synapses import Convolution, Dense, Normalization, OneToOne, Synapses, wiring
+from snn_async.graph.windows import pooling
 from snn_async.network import AsyncNetwork, make_execution
 from snn_async.neurons import Neuron, NeuronParameters
 from snn_async.schedulers import make_scheduler
 from snn_async.stopping import make_stop_rule
-from snn_async.synapses import Convolution, Dense, Normalization, OneToOne, Synapses, wiring
-from snn_async.windows import pooling
 
 
 class ATan(torch.autograd.Function):

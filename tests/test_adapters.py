@@ -10,7 +10,7 @@ from snntorch import surrogate
 from spikingjelly.activation_based import functional, layer, neuron
 from torch import nn
 
-from snn_async.adapters import build_graph
+from snn_async.capture import build_graph
 from snn_async.errors import UnsupportedModelError
 from snn_async.neurons import Neuron
 

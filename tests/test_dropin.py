@@ -13,7 +13,7 @@ from torch import nn
 
 from snn_async import snntorch as ours
 from snn_async import spikingjelly as ours_sj
-from snn_async.adapters import build_graph
+from snn_async.capture import build_graph
 from snn_async.errors import OptionError
 
 PAIRS = [

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import KINDS, MOTIFS, Drawing, Recipe, frames, network
 
-from snn_async.engines.numba_engine import NumbaEngine
-from snn_async.engines.reference import ReferenceEngine
+from snn_async.engines.numba.engine import NumbaEngine
+from snn_async.engines.reference.engine import ReferenceEngine
 
 options = st.fixed_dictionaries(
     dict(

@@ -9,13 +9,13 @@ import torch
 from networks import ATan, network
 from torch import nn
 
-from snn_async.engines.numba_engine import NumbaEngine
-from snn_async.engines.reference import ReferenceEngine
+from snn_async.engines.numba.engine import NumbaEngine
+from snn_async.engines.reference.engine import ReferenceEngine
 from snn_async.errors import OptionError
 from snn_async.graph import INPUT, Graph, Junction, Population, Projection
+from snn_async.graph.synapses import Convolution, Dense, OneToOne
+from snn_async.graph.windows import pooling
 from snn_async.neurons import Neuron, NeuronParameters
-from snn_async.synapses import Convolution, Dense, OneToOne
-from snn_async.windows import pooling
 
 
 class Plain(nn.Module):

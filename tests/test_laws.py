@@ -8,21 +8,22 @@ from spikingjelly.activation_based import neuron
 from torch import nn
 
 import snn_async
-from snn_async import keys
-from snn_async.engines import numba_keys
+from snn_async import random_keys
 from snn_async.engines.contract import Values
-from snn_async.engines.numba_engine import NumbaEngine
-from snn_async.engines.reference import ReferenceEngine
-from snn_async.engines.reference_replay import masked_sum
-from snn_async.grids import to_units
+from snn_async.engines.numba import keys as numba_keys
+from snn_async.engines.numba.engine import NumbaEngine
+from snn_async.engines.reference.engine import ReferenceEngine
+from snn_async.engines.reference.replay import masked_sum
+from snn_async.engines.torch.engine import TorchEngine
+from snn_async.graph.grids import to_units
 from snn_async.learning.unlayered import UnlayeredBackprop
 from snn_async.values import collect
 
 RECIPE = Recipe((8, 7, 6, 4), ("value", "subtract, delayed", "value"), seed=11)
 
 
-def gradients(net, x, **options):
-    run = net.run(x, **options)
+def gradients(net, x, layered=False, **options):
+    run = (net.layered if layered else net.run)(x, **options)
     weight = torch.linspace(-1, 1, run.spikes.shape[2], dtype=x.dtype)
     parameters = [p for p in net.parameters() if p.requires_grad]
     return run, torch.autograd.grad((weight * run.spikes).sum() + run.potentials.sum(), parameters)
@@ -44,6 +45,20 @@ def test_a_sample_is_the_same_alone_and_anywhere_in_a_batch(engine, scheduler, m
     for total, reordered, *parts in zip(grads, mixed_grads, *[g for _, g in alone], strict=True):
         torch.testing.assert_close(reordered, total, rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(sum(parts), total, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("motif", ["convolutions", "sequence", "pools", "pooled currents", "recurrent"])
+@pytest.mark.parametrize("engine", [ReferenceEngine, NumbaEngine, TorchEngine])
+def test_with_everything_delivered_at_once_a_graph_without_skips_is_layered(engine, motif):
+    """Property 1 for what Linear layers do not cover; against the frameworks themselves in test_models."""
+    graph = MOTIFS[motif](Drawing(3, ("subtract", "value", "subtract, delayed")))
+    net = network(graph, engine(), scheduler="random", forward_group_size=None)
+    x = frames(graph, 4, 3, 7)
+    (run, grads), (layered, expected) = gradients(net, x), gradients(net, x, layered=True)
+    assert torch.equal(run.spikes, layered.spikes) and run.spikes.any()
+    torch.testing.assert_close(run.potentials, layered.potentials, rtol=1e-12, atol=1e-12)
+    for one, other in zip(grads, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("motif", [None, "residual", "pools"])
@@ -156,12 +171,12 @@ def test_training_draws_its_schedule_from_torchs_generator_and_evaluation_is_fix
 
 def test_compiled_and_readable_generators_agree():
     sources = np.array([0, 1, 5, 1000])
-    expected = keys.uniform(-3, 17, 4, keys.ORDER, 9, sources)
+    expected = random_keys.uniform(-3, 17, 4, random_keys.ORDER, 9, sources)
     state = np.uint64(0)
-    for value in (-3, 17, 4, keys.ORDER, 9):
+    for value in (-3, 17, 4, random_keys.ORDER, 9):
         state = np.uint64(numba_keys.mix(state, value))
     assert [numba_keys.uniform(state, s) for s in sources] == expected.tolist()
-    assert abs(keys.uniform(1, 2, 3, 1, 4, np.arange(4000)).mean() - 0.5) < 0.02
+    assert abs(random_keys.uniform(1, 2, 3, 1, 4, np.arange(4000)).mean() - 0.5) < 0.02
 
 
 def test_recorded_populations_are_differentiable():

@@ -10,7 +10,7 @@ from spikingjelly.activation_based.model import parametric_lif_net, sew_resnet, 
 from torch import nn
 
 import snn_async
-from snn_async.adapters import build_graph
+from snn_async.capture import build_graph
 from snn_async.errors import InputError, OptionError, UnsupportedModelError
 
 IF = dict(spiking_neuron=neuron.IFNode, v_threshold=0.5)

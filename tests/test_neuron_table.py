@@ -9,8 +9,8 @@ import snntorch
 from spikingjelly.activation_based import neuron
 from torch import nn
 
-from snn_async.adapters import snntorch as snntorch_adapter
-from snn_async.adapters import spikingjelly as spikingjelly_adapter
+from snn_async.capture import snntorch as snntorch_adapter
+from snn_async.capture import spikingjelly as spikingjelly_adapter
 
 README = Path(__file__).parent.parent / "README.md"
 PACKAGES = {"snnTorch": (snntorch, snntorch_adapter), "SpikingJelly": (neuron, spikingjelly_adapter)}

@@ -10,13 +10,13 @@ import torch
 from networks import ATan, network
 from torch import nn
 
-from snn_async import keys
-from snn_async.engines.numba_engine import NumbaEngine
-from snn_async.engines.reference import ReferenceEngine
+from snn_async import random_keys
+from snn_async.engines.numba.engine import NumbaEngine
+from snn_async.engines.reference.engine import ReferenceEngine
 from snn_async.errors import RunawayError
 from snn_async.graph import INPUT, Graph, Population, Projection
+from snn_async.graph.synapses import Dense
 from snn_async.neurons import Neuron, NeuronParameters
-from snn_async.synapses import Dense
 
 COMPETING = [[2.0, -2.0, 0.0], [-2.0, 2.0, 0.5]]  # rows Y, Z; columns A, B, C
 EXCITING = [[2.0, 2.0, -1.0], [0.0, 0.0, 0.0]]
@@ -108,7 +108,7 @@ def test_random_follows_the_counter_based_keys_of_every_timestep(engine, seed):
     first = net.run(x[:2], seed=seed, sample_ids=[7])
     second = net.run(x[2:], state=first.state)
     for t, spikes in enumerate(torch.cat((first.spikes, second.spikes))[:, 0].tolist()):
-        drawn = keys.uniform(seed, 7, t, keys.ORDER, 1, np.array([2, 3, 4]))
+        drawn = random_keys.uniform(seed, 7, t, random_keys.ORDER, 1, np.array([2, 3, 4]))
         assert spikes == [[1, 0], [0, 1], [0, 0]][int(drawn.argmin())]
 
 
@@ -116,7 +116,7 @@ def test_momentum_noise_is_added_to_the_potentials(engine):
     potentials = {2: 1.5, 3: 2.0, 4: 3.0}
 
     def noisy(step, waiting, seed):
-        noise = keys.uniform(seed, 0, 0, keys.ORDER, step, waiting)
+        noise = random_keys.uniform(seed, 0, 0, random_keys.ORDER, step, waiting)
         return -np.array([potentials[source] for source in waiting.tolist()]) - 2.0 * noise
 
     outcomes = []
@@ -135,7 +135,7 @@ def test_refractory_dropout_draws_its_own_numbers(engine):
     net, outcomes = network(graph(EXCITING), engine, **options).train(), []
     for seed in range(8):
         # Y (source 2 + 3) fires at A in step 1 and again at B if it stayed able
-        able = keys.uniform(seed, 0, 0, keys.REFRACTORY_DROPOUT, 1, np.array([5]))[0] < 0.5
+        able = random_keys.uniform(seed, 0, 0, random_keys.REFRACTORY_DROPOUT, 1, np.array([5]))[0] < 0.5
         outcomes.append(net.run(x, seed=seed).spikes[0, 0, 0].item())
         assert outcomes[-1] == (2 if able else 1)
     assert len(set(outcomes)) == 2

@@ -10,20 +10,21 @@ from hypothesis import strategies as st
 from networks import KINDS, MOTIFS, Drawing, Recipe, frames
 from torch import nn
 
-from snn_async import keys
-from snn_async.engines import choose_engine, torch_keys
+from snn_async import random_keys
+from snn_async.engines.choice import choose_engine
 from snn_async.engines.contract import Execution, PendingEvents, Start
-from snn_async.engines.reference import ReferenceEngine
-from snn_async.engines.torch_engine import TorchEngine
-from snn_async.engines.torch_replay import masked_sum
+from snn_async.engines.reference.engine import ReferenceEngine
+from snn_async.engines.torch import keys as torch_keys
+from snn_async.engines.torch.engine import TorchEngine
+from snn_async.engines.torch.replay import masked_sum
 from snn_async.errors import GradientError, InputError, OptionError, RunawayError, UnsupportedByEngineError
 from snn_async.graph import Graph
-from snn_async.grids import size_of, to_units
+from snn_async.graph.grids import size_of, to_units
+from snn_async.graph.synapses import Dense, Opaque
 from snn_async.learning.unlayered import DIFFERENTIABLE, Job, UnlayeredBackprop
 from snn_async.network import make_execution
 from snn_async.schedulers import make_scheduler
 from snn_async.stopping import make_stop_rule
-from snn_async.synapses import Dense, Opaque
 from snn_async.values import collect
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -197,10 +198,10 @@ def test_motifs_agree_with_the_reference(motif, data, option):
 def test_random_numbers_are_those_of_every_engine():
     sample, step, neuron = torch.tensor([[0, 3, 2**40], [0, 5, 7], [1, 0, 900]])
     for seed in (0, 2**62 + 1, 2**64 - 1):
-        numbers = torch_keys.uniform(seed, sample, 12, keys.ORDER, step, neuron)
+        numbers = torch_keys.uniform(seed, sample, 12, random_keys.ORDER, step, neuron)
         for i in range(3):
-            expected = keys.uniform(
-                seed, int(sample[i]), 12, keys.ORDER, int(step[i]), neuron[i : i + 1].numpy()
+            expected = random_keys.uniform(
+                seed, int(sample[i]), 12, random_keys.ORDER, int(step[i]), neuron[i : i + 1].numpy()
             )
             assert numbers[i] == expected[0]
 

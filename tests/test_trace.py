@@ -9,8 +9,8 @@ from networks import Recipe, frames, network
 from test_semantics import COMPETING, graph
 
 from snn_async import plots
-from snn_async.engines.numba_engine import NumbaEngine
-from snn_async.engines.reference import ReferenceEngine
+from snn_async.engines.numba.engine import NumbaEngine
+from snn_async.engines.reference.engine import ReferenceEngine
 from snn_async.errors import InputError, OptionError
 
 MOMENTUM = """\

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from snn_async.engines.eventlog import EventLog
+from snn_async.engines.event_log import EventLog
 from snn_async.graph import Graph
 from snn_async.neurons import Refractory
 from snn_async.schedulers import Layered, Scheduler

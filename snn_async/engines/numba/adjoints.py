@@ -1,0 +1,134 @@
+"""Loops over plain arrays for the replay: adjoints of one population or projection at a time."""
+
+from snn_async.engines.numba.records import compiled
+
+
+@compiled
+def accumulate(total, values):
+    for i in range(len(total)):
+        total[i] += values[i]
+
+
+@compiled
+def times(values, scale):
+    for i in range(len(scale)):
+        values[i] *= scale[i]
+
+
+@compiled
+def masked(adjoints, slot, slot_step, after, step):
+    for i in range(len(adjoints)):
+        adjoints[i] = slot[i] if step <= slot_step[i] else after[i]
+
+
+@compiled
+def scaled(to, values, scale):
+    for i in range(len(to)):
+        to[i] = values[i] * scale[i] if len(scale) > 0 else values[i]
+
+
+@compiled
+def active_neurons(active, steps, slopes):
+    """Mark the silent neurons whose spike would matter: those whose surrogate is not flat."""
+    for i in range(len(active)):
+        active[i] = steps[i] >= 0 and slopes[i] != 0
+
+
+@compiled
+def zero_inputs(active, x):
+    for i in range(len(active)):
+        active[i] = x[i] == 0
+
+
+@compiled
+def sort_emissions(first, sources, node_of, order, start):
+    """Sort rows first, first + 1, ... by their sources' nodes; node n's are `order[start[n + 1] : start[n + 2]]`."""
+    start[:] = 0
+    for i in range(len(sources)):
+        start[node_of[sources[i]] + 2] += 1
+    for n in range(2, len(start)):
+        start[n] += start[n - 1]
+    for i in range(len(sources)):
+        n = node_of[sources[i]] + 1
+        order[start[n]] = first + i
+        start[n] += 1
+
+
+@compiled
+def sort_deliveries(rows, sources, node_of, order, start):
+    """The same for listed rows."""
+    start[:] = 0
+    for row in rows:
+        start[node_of[sources[row]] + 2] += 1
+    for n in range(2, len(start)):
+        start[n] += start[n - 1]
+    for row in rows:
+        n = node_of[sources[row]] + 1
+        order[start[n]] = row
+        start[n] += 1
+
+
+@compiled
+def list_events(rows, source, amplitude, sources, amplitudes):
+    for i in range(len(rows)):
+        sources[i] = source[rows[i]]
+        amplitudes[i] = amplitude[rows[i]]
+
+
+@compiled
+def silent_evaluations(
+    subtract, value, reset_value, threshold, u, slope, step, silent, spikes, current, last, last_step, grads
+):
+    """Silent decisive evaluations of a population, the last ones of the timestep.
+
+    `subtract` and `value` are 1 where the gradient passes through that reset (the spike variable is 0).
+    """
+    for i in range(len(current)):
+        adjoint = silent[i] + (spikes[i] if len(spikes) > 0 else 0)
+        adjoint -= subtract * threshold[i] * current[i]
+        adjoint += value * (reset_value - u[i]) * current[i]
+        through = slope[i] * adjoint if step[i] >= 0 else 0
+        grads[i] -= through
+        current[i] += through
+        last[i] = current[i] if step[i] >= 0 else 0
+        last_step[i] = step[i]
+
+
+@compiled
+def rewind(slot, slot_step, extra_neuron, extra_step, extra, scale, at, count, step):
+    """Go back to forward step `step`: earlier evaluations take over their neurons' slots."""
+    while at < count and extra_step[at] >= step:
+        i = extra_neuron[at]
+        slot_step[i] = extra_step[at]
+        slot[i] = extra[at] * scale[i] if len(scale) > 0 else extra[at]
+        at += 1
+    return at
+
+
+@compiled
+def leak_adjoint(current, v, leak, leak_grads, offset_grads):
+    for i in range(len(current)):
+        offset_grads[i] += current[i]
+        leak_grads[i] += current[i] * v[i]
+        current[i] *= leak[i]
+
+
+@compiled
+def delayed_subtract_adjoint(current, fired, threshold_grads):
+    for i in range(len(current)):
+        threshold_grads[i] -= fired[i] * current[i]
+
+
+@compiled
+def retest_adjoint(current, kept, v, compare, threshold_grads):
+    for i in range(len(current)):
+        if v[i] > compare[i]:
+            threshold_grads[i] += kept[i] - current[i]
+
+
+@compiled
+def emission_timestep(emitted, row):
+    t = 0
+    while emitted[t + 2] <= row:
+        t += 1
+    return t

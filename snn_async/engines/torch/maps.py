@@ -1,0 +1,204 @@
+"""What projections do with a batch of events: linear maps on any device, and who is reached.
+
+The maps take their weights from `Values`, so autograd sees them; an `Opaque` module is called with the parameters of
+`Values`. Who is reached depends on the graph alone and is kept for each device.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional
+
+from snn_async.engines.contract import Values
+from snn_async.graph import Graph
+from snn_async.graph.grids import from_units, to_units
+from snn_async.graph.layout import layout_of
+from snn_async.graph.synapses import Convolution, Dense, OneToOne, Opaque, Synapses, Wiring
+
+Map = Callable[[Tensor], Tensor]
+KINDS = (Dense, Convolution, OneToOne, Wiring, Opaque)
+
+
+@dataclass(frozen=True)
+class Connections:
+    """Who a projection reaches, whatever its weights.
+
+    Attributes:
+        reach: from which of its sources deliver (R, fan_in) to which of its targets are reached (R, fan_out), bool.
+        degree: (fan_in,) int64, synapses of each source; None where they cost no synaptic operation.
+    """
+
+    reach: Map
+    degree: Tensor | None
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Multiply in full precision, the same way every time.
+
+    No autocast, none of the short formats (TF32 on a GPU drops 13 bits of every weight), no choice among algorithms.
+    """
+    cublas: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    mkldnn: Any = torch.backends.mkldnn
+    backends: list[tuple[Any, str, Any]] = [(cudnn, "benchmark", False), (cudnn, "deterministic", True)]
+    if hasattr(cublas, "fp32_precision"):
+        libraries = (cublas, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv)
+        backends += [(library, "fp32_precision", "ieee") for library in libraries]
+    else:  # torch before 2.9
+        backends += [(cublas, "allow_tf32", False), (cudnn, "allow_tf32", False)]
+    before = [getattr(backend, name) for backend, name, _ in backends]
+    try:
+        for backend, name, value in backends:
+            setattr(backend, name, value)
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            yield
+    finally:
+        for (backend, name, _), value in zip(backends, before, strict=True):
+            setattr(backend, name, value)
+
+
+def current_maps(graph: Graph, values: Values) -> list[Map]:
+    """Return for every projection the map from amounts (R, fan_in) to currents (R, fan_out), without any bias.
+
+    Raises:
+        TypeError: for synapses of a kind that is not among KINDS.
+    """
+    maps: list[Map] = []
+    weights, parameters = values.weights, list(values.parameters)
+    for projection, first in zip(graph.projections, layout_of(graph).weight_start.tolist(), strict=True):
+        synapses = projection.synapses
+        packed = weights[first : first + synapses.weight_count]
+        if isinstance(synapses, Opaque):
+            names = [name for name, _ in synapses.module.named_parameters()]
+            own = dict(zip(names, parameters, strict=False))
+            del parameters[: len(names)]
+            maps.append(_opaque(synapses, own, packed))
+        else:
+            maps.append(_known(synapses, packed))
+    return maps
+
+
+def _known(synapses: Synapses, packed: Tensor) -> Map:
+    if isinstance(synapses, Dense):
+        matrix = packed.view(synapses.fan_in, synapses.fan_out)
+        return lambda x: x @ matrix
+    if isinstance(synapses, Convolution):
+        return _convolution(synapses, _kernel(synapses, packed))
+    if isinstance(synapses, OneToOne):
+        return lambda x: (x.unflatten(-1, (-1, len(packed))) * packed).flatten(-2)
+    if isinstance(synapses, Wiring):
+        wired = _wiring(synapses, torch.from_numpy(synapses.values).to(packed))
+        return lambda x: wired(x) * packed
+    raise TypeError(f"engine 'torch' knows no synapses of kind {type(synapses).__name__}")
+
+
+def _kernel(synapses: Convolution, packed: Tensor) -> Tensor:
+    """Return the convolution's weight (out channels, in channels of a group, height, width)."""
+    groups, layer = synapses.groups, synapses.layer
+    shape = (groups, layer.in_channels // groups, *synapses.kernel, layer.out_channels // groups)
+    return packed.view(shape).permute(0, 4, 1, 2, 3).flatten(0, 1)
+
+
+def _convolution(synapses: Convolution, kernel: Tensor, groups: int | None = None) -> Map:
+    """Return the convolution with `kernel`; `groups` channels in if it is one kernel per group."""
+    _, height, width = synapses.source
+    top, bottom, left, right = synapses.padding
+    symmetric = top == bottom and left == right
+
+    def convolve(x: Tensor) -> Tensor:
+        # units are numbered with the channel fastest, which is torch's channels_last without moving anything
+        frame = x.unflatten(-1, (height, width, -1)).permute(0, 3, 1, 2)
+        if not symmetric:
+            frame = functional.pad(frame, (left, right, top, bottom))
+        padding = (top, left) if symmetric else (0, 0)
+        result = functional.conv2d(
+            frame, kernel, None, synapses.stride, padding, synapses.dilation, groups or synapses.groups
+        )
+        return result.permute(0, 2, 3, 1).flatten(1)
+
+    return convolve
+
+
+def _wiring(synapses: Wiring, values: Tensor) -> Map:
+    entries = np.repeat(np.arange(len(synapses.offsets) - 1), np.diff(synapses.offsets))
+    sources = torch.from_numpy(entries).to(values.device)
+    targets = torch.from_numpy(synapses.positions).to(values.device)
+    shape = (synapses.fan_out // synapses.channels, synapses.channels)
+
+    def wire(x: Tensor) -> Tensor:
+        parts = x.unflatten(-1, (-1, synapses.channels))[:, sources] * values[:, None]
+        return x.new_zeros((len(x), *shape)).index_add(1, targets, parts).flatten(1)
+
+    return wire
+
+
+def _opaque(synapses: Opaque, parameters: dict[str, Tensor], gain: Tensor) -> Map:
+    """Return module(event) - module(0), times the targets' gain; module(0) is part of `Values.biases`."""
+
+    def call(x: Tensor) -> Tensor:
+        frame = from_units(x, synapses.source).reshape(-1, *synapses.shape)
+        result = functional_call(synapses.module, parameters, (frame,))
+        return to_units(result.flatten(1), synapses.target)
+
+    kept: list[Tensor] = []
+
+    def current(x: Tensor) -> Tensor:
+        if not kept:
+            kept.append(call(x.new_zeros((1, synapses.fan_in))))
+        change = call(x) - kept[0]
+        return change * gain if len(gain) else change
+
+    return current
+
+
+_CONNECTIONS: WeakKeyDictionary[Graph, dict[torch.device, list[Connections]]] = WeakKeyDictionary()
+
+
+def connections_of(graph: Graph, device: torch.device) -> list[Connections]:
+    """Return who every projection reaches; an event through an `Opaque` module reaches all its targets."""
+    per_device = _CONNECTIONS.setdefault(graph, {})
+    if device not in per_device:
+        per_device[device] = [_connections(p.synapses, device) for p in graph.projections]
+    return per_device[device]
+
+
+def _connections(synapses: Synapses, device: torch.device) -> Connections:
+    like = torch.zeros(0, device=device)
+    if isinstance(synapses, Convolution):
+        return _reach_of_convolution(synapses, like)
+    degree = torch.full((synapses.fan_in,), 1, device=device) if synapses.weighted else None
+    if isinstance(synapses, OneToOne):
+        return Connections(lambda present: present, degree)
+    if isinstance(synapses, Wiring):
+        wired = _wiring(synapses, torch.from_numpy(synapses.values != 0).to(like))
+        return Connections(lambda present: wired(present.to(like)) > 0, degree)
+    out = synapses.fan_out
+    return Connections(
+        lambda present: present.any(1, keepdim=True).expand(-1, out), None if degree is None else degree * out
+    )
+
+
+def _reach_of_convolution(synapses: Convolution, like: Tensor) -> Connections:
+    groups, outs = synapses.groups, synapses.layer.out_channels // synapses.groups
+    channels, height, width = synapses.source
+    with torch.inference_mode(False):  # what is kept for later runs must not be an inference tensor
+        # all channels of a group have the same synapses: one map of ones per group tells who is reached
+        ones = _convolution(synapses, like.new_ones((groups, 1, *synapses.kernel)), groups)
+
+    def reach(present: Tensor) -> Tensor:
+        per_group = present.unflatten(-1, (height * width, groups, channels // groups)).any(-1)
+        return (ones(per_group.to(like).flatten(1)) > 0.5).repeat_interleave(outs, 1)
+
+    with torch.inference_mode(False), torch.enable_grad():
+        site = like.new_zeros((1, height * width * groups)).requires_grad_()
+        (positions,) = torch.autograd.grad(ones(site).sum(), site)
+    degree = (positions[0].round().long() * outs).repeat_interleave(channels // groups)
+    return Connections(reach, degree)

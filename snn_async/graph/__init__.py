@@ -1,0 +1,5 @@
+"""A model as a graph: populations, junctions and the projections between them (docs/design.md, section 2)."""
+
+from snn_async.graph.graph import INPUT, Dropout, Graph, Junction, Population, Projection
+
+__all__ = ["INPUT", "Dropout", "Graph", "Junction", "Population", "Projection"]
