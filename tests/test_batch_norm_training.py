@@ -6,12 +6,9 @@ import torch
 from spikingjelly.activation_based import functional, layer
 from torch import nn
 
-from lightning_modules.classifier import SpikingClassifier
-from lightning_modules.losses import MeanLoss
-from lightning_modules.models import conv_net
-from lightning_modules.quiet import quiet_lightning
-from lightning_modules.sew_resnet import sew_resnet
-from lightning_modules.source_run import run_source
+from lightning_modules import MeanLoss, SpikingClassifier, conv_net, sew_resnet
+from lightning_modules.training.lightning_warnings import quiet_lightning
+from lightning_modules.training.source_run import run_source
 from snn_async import asynchronize
 from snn_async.errors import ConfigError, OptionError, UnsupportedModelError
 
@@ -130,6 +127,14 @@ def test_models_that_pass_their_states_are_refused():
     model = WithState()
     net = asynchronize(model, input_shape=SHAPE)
     with pytest.raises(UnsupportedModelError, match=r"model\(x\[t\]\).*init_hidden=True"):
+        run_source(model, net.graph, batches(1)[0][0])
+
+
+def test_an_error_inside_a_models_forward_is_its_own():
+    model = plain()
+    net = asynchronize(model, input_shape=SHAPE)
+    model[0].register_forward_hook(lambda *_: len(3))
+    with pytest.raises(TypeError, match=r"^object of type 'int' has no len\(\)$"):
         run_source(model, net.graph, batches(1)[0][0])
 
 

@@ -7,9 +7,8 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from tiny_data import TinyEvents, make_net
 
-from lightning_modules.classifier import SpikingClassifier
-from lightning_modules.losses import RateLoss
-from lightning_modules.quiet import quiet_lightning
+from lightning_modules import RateLoss, SpikingClassifier
+from lightning_modules.training.lightning_warnings import quiet_lightning
 from snn_async.errors import CheckpointError, OptionError
 
 

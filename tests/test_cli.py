@@ -2,6 +2,8 @@
 
 import csv
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,8 +11,9 @@ import yaml
 from tiny_data import Patterns, TinyEvents, collate
 from torch.utils.data import DataLoader
 
+import lightning_modules
+from lightning_modules import EpochSeeds
 from lightning_modules.cli import main
-from lightning_modules.epoch_seeds import EpochSeeds
 
 TWO_CLASSES = "{inputs: 12, hidden: [4], classes: 2}"
 
@@ -125,7 +128,7 @@ def test_checkpoint_that_cannot_be_resumed(tmp_path, config, capsys):
         ("--model.optimizer.lr=-1", "optimizer: ValueError: Invalid learning rate"),
         ("--model.lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau", "monitor: train_loss"),
         ("--model.loss=torch.nn.CrossEntropyLoss", "loss: ValueError: Expected input batch_size"),
-        (f"--model.network=lightning_modules.models:mlp --model.network_args={TWO_CLASSES}", "from 0 to 1"),
+        (f"--model.network=lightning_modules:mlp --model.network_args={TWO_CLASSES}", "from 0 to 1"),
         ("--data=test_cli.Unlabelled", "batches hold no labels"),
         ("--trainer.accelerator=foo", "trainer: ValueError"),
         (f"--seed_everything={2**70}", "seed_everything: ValueError"),
@@ -163,6 +166,22 @@ def test_output_that_cannot_be_written(tmp_path, config, capsys):
         capsys, "fit", "--config", config(), "--trainer.default_root_dir", str(tmp_path)
     )
     assert "cannot write" in refused(capsys, "fit", "--config", config(), "--trainer.default_root_dir", place)
+
+
+def test_public_names_are_there_and_where_they_were():
+    from lightning_modules.digit_events import DigitEvents
+    from lightning_modules.sew_resnet import sew_resnet
+
+    from lightning_modules.models import mlp
+
+    for name, place in lightning_modules.PLACES.items():
+        assert getattr(lightning_modules, name).__module__ == f"lightning_modules.{place}"
+        assert name in lightning_modules.__doc__ and name in dir(lightning_modules)
+    assert (DigitEvents, mlp, sew_resnet) == tuple(
+        getattr(lightning_modules, name) for name in ("DigitEvents", "mlp", "sew_resnet")
+    )
+    program = "import sys, lightning_modules.cli; assert not {'torch', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_usage_names_every_command(capsys):

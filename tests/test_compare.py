@@ -9,7 +9,7 @@ import yaml
 
 from lightning_modules.cli import main
 from lightning_modules.compare import run
-from lightning_modules.compare.folder import FIGURES
+from lightning_modules.compare.output_folder import FIGURES
 
 
 @pytest.fixture

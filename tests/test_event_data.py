@@ -10,11 +10,11 @@ import pytorch_lightning as pl
 import tonic
 import torch
 
-from lightning_modules.digit_events import DigitEvents
-from lightning_modules.event_archive import EventArchive
-from lightning_modules.event_frames import Batch, Frames, time_first
-from lightning_modules.event_split import Split
-from lightning_modules.quiet import quiet_lightning
+from lightning_modules import DigitEvents, EventArchive
+from lightning_modules.data.event_frames import Frames, time_first
+from lightning_modules.data.split import Split
+from lightning_modules.data.split_data import Batch
+from lightning_modules.training.lightning_warnings import quiet_lightning
 from snn_async.data.archive import KEYS, Recordings, load_archive, save_archive, write_npz
 from snn_async.data.camera import SaccadeCamera
 from snn_async.data.events import EVENT_DTYPE, bin_events, check_events, crop
@@ -413,7 +413,7 @@ def test_a_damaged_cache_is_made_again(tmp_path, monkeypatch, caplog):
     module = DigitEvents(frames=1, cache_dir=str(tmp_path))
     kept = Frames(np.ones((2, 1, 2, 20, 20), np.uint8), np.array([7, 0]))
     module.archive = None  # nothing is simulated
-    monkeypatch.setattr("lightning_modules.digit_events.bin_archive", lambda *_: kept)
+    monkeypatch.setattr("lightning_modules.data.digit_events.bin_archive", lambda *_: kept)
     whole = module.load_frames() and module.cache_file.read_bytes()
     for damage in (
         lambda: module.cache_file.write_bytes(whole[:-50]),

@@ -8,11 +8,9 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 
-from lightning_modules.epoch_seeds import EpochSeeds
-from lightning_modules.image_archive import ImageArchive
-from lightning_modules.image_frames import moved, statistics
-from lightning_modules.image_reading import load_images
-from lightning_modules.quiet import quiet_lightning
+from lightning_modules import EpochSeeds, ImageArchive, load_images
+from lightning_modules.data.image_transforms import moved, statistics
+from lightning_modules.training.lightning_warnings import quiet_lightning
 from snn_async.errors import ConfigError, DataError
 
 SIZE = (8, 6)  # high, wide

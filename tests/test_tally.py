@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import snn_async
-from lightning_modules.classifier import SpikingClassifier
+from lightning_modules import SpikingClassifier
 from lightning_modules.compare.tally import Tally
 from snn_async import Activity, AsyncRun
 from snn_async.snntorch import Leaky

@@ -52,6 +52,6 @@ class TinyEvents(LightningDataModule):
 
 
 def make_net(width=8):
-    from lightning_modules.models import mlp
+    from lightning_modules import mlp
 
     return mlp(12, [width], 3, beta=0.8, threshold=0.3)

@@ -1,7 +1,6 @@
 """Evaluate one trained model under every execution."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +25,15 @@ def make_networks(
     Raises:
         OptionError, UnsupportedModelError, UnsupportedByEngineError: if one cannot be run.
     """
-    seed = settings.evaluation.seed
-    shape: dict[str, Any] = {} if input_shape is None else {"input_shape": input_shape}
     return {
-        c: asynchronize(model, seed=seed, **shape, **c.options, **settings.execution.of(c.execution)).eval()
+        c: asynchronize(
+            model,
+            input_shape=input_shape,
+            seed=settings.evaluation.seed,
+            forward_group_size=c.forward_group_size,
+            stop=c.stop,
+            **settings.options(c.execution),
+        ).eval()
         for c in conditions
     }
 

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 from lightning_modules.compare.settings import CompareSettings, Method
 
@@ -36,15 +35,6 @@ class Condition:
         if self.execution == "layered":
             return "-"
         return "all" if self.forward_group_size is None else str(self.forward_group_size)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Keyword arguments of `snn_async.asynchronize`."""
-        return {
-            "scheduler": self.execution,
-            "forward_group_size": self.forward_group_size,
-            "stop": self.stop,
-        }
 
 
 def cases(settings: CompareSettings) -> list[Case]:

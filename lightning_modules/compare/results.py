@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from lightning_modules.compare.plan import Case, Condition
-from lightning_modules.files import write_whole
+from lightning_modules.output_files import write_whole
 from snn_async.errors import ConfigError
 
 KEYS = ("training", "seed", "fold", "execution", "forward_group_size", "stop")

@@ -18,20 +18,20 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from lightning_modules.blame import blame
-from lightning_modules.compare.data import held_out
-from lightning_modules.compare.drawing import draw
 from lightning_modules.compare.evaluate import evaluate, make_networks
-from lightning_modules.compare.folder import REPORT, RESULTS, open_folder
+from lightning_modules.compare.figure_files import draw
+from lightning_modules.compare.fold_data import held_out
+from lightning_modules.compare.output_folder import REPORT, RESULTS, open_folder
 from lightning_modules.compare.plan import Case, cases, conditions
 from lightning_modules.compare.report import html
 from lightning_modules.compare.results import Row, read_rows, write_rows
 from lightning_modules.compare.settings import CompareSettings
 from lightning_modules.compare.table import rich_table
 from lightning_modules.compare.train import load_model, make_classifier, model_path, train
-from lightning_modules.files import write_text
-from lightning_modules.quiet import quiet_lightning
-from lightning_modules.rehearsal import rehearse
+from lightning_modules.output_files import write_text
+from lightning_modules.training.first_step_check import check_first_step
+from lightning_modules.training.lightning_warnings import quiet_lightning
+from lightning_modules.user_errors import blame
 from snn_async.errors import ConfigError
 
 MakeData = Callable[[int | None, int | None], LightningDataModule]
@@ -96,7 +96,9 @@ def _check(plan: list[Case], settings: CompareSettings, data: LightningDataModul
         tallies = evaluate(networks, [[batch[0][:, :1], *(part[:1] for part in batch[1:])]])
     with quiet_lightning():
         for classifier in classifiers:
-            rehearse(classifier, data, settings.training.select == "best", accelerator="cpu", devices=1)
+            check_first_step(
+                classifier, data, settings.training.select == "best", accelerator="cpu", devices=1
+            )
     return list(tallies[conditions(settings)[0]].measures())
 
 

@@ -1,17 +1,21 @@
 """What `snn-async compare` does, as one YAML holds it; checked before any work."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 
 from snn_async.errors import ConfigError
-from snn_async.stopping import make_stop_rule
 
 Method = Literal["layered", "random", "momentum"]
 METHODS: tuple[Method, ...] = ("layered", "random", "momentum")
+# Arguments of `snn_async.asynchronize` that a comparison chooses itself; `execution` holds the others.
+CHOSEN: set[str | int] = {
+    *("model", "input_shape", "seed"),
+    *("scheduler", "forward_group_size", "refractory_dropout", "stop"),
+}
 
 
 @dataclass(frozen=True)
@@ -66,22 +70,6 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class ExecutionOptions:
-    """Options of `snn_async.asynchronize` that training and evaluation share (see there)."""
-
-    refractory: Literal["discard", "integrate", "off"] | None = None
-    leftover: Literal["drop", "carry"] = "drop"
-    input: Literal["prioritized", "queued"] = "prioritized"
-    momentum_noise: float = 0.0
-    max_forward_steps: int = 100_000
-    backend: str = "auto"
-
-    def of(self, method: Method) -> dict[str, Any]:
-        """Return them as keyword arguments for one kind of execution."""
-        return asdict(self) | {"momentum_noise": self.momentum_noise if method == "momentum" else 0.0}
-
-
-@dataclass(frozen=True)
 class CompareSettings:
     """One comparison.
 
@@ -90,15 +78,16 @@ class CompareSettings:
         model_args: its keyword arguments.
         seeds: one training of every method per seed: initial weights, data order, dropout and schedules.
         folds: cross-validation: fold i of the data with the i-th seed, so as many folds as seeds.
-        training, execution, evaluation: see there.
+        training, evaluation: see there.
+        execution: options of `snn_async.asynchronize`, but for `CHOSEN`, that training and evaluation share.
     """
 
-    model: str = "lightning_modules.models:mlp"
+    model: str = "lightning_modules:mlp"
     model_args: dict[str, Any] = field(default_factory=dict)
     seeds: Sequence[int] = (0, 1)
     folds: int | None = None
     training: Training = field(default_factory=Training)
-    execution: ExecutionOptions = field(default_factory=ExecutionOptions)
+    execution: dict[str, Any] = field(default_factory=dict)
     evaluation: Evaluation = field(default_factory=Evaluation)
 
     def __post_init__(self) -> None:
@@ -108,28 +97,21 @@ class CompareSettings:
         _distinct("evaluation.executions", evaluation.executions)
         _distinct("evaluation.forward_group_sizes", evaluation.forward_group_sizes)
         _distinct("evaluation.stops", evaluation.stops)
-        for name, value in (
-            ("training.epochs", training.epochs),
-            ("training.forward_group_size", training.forward_group_size),
-            *(("evaluation.forward_group_sizes", size) for size in evaluation.forward_group_sizes),
-            *(("evaluation.steps", steps) for steps in evaluation.steps),
-        ):
-            if value is not None and value < 1:
-                raise ConfigError(f"{name}: {value} must be at least 1")
-        if training.warmup_layered_steps < 0:
-            raise ConfigError(
-                f"training.warmup_layered_steps: {training.warmup_layered_steps} must be at least 0"
-            )
+        if training.epochs < 1:
+            raise ConfigError(f"training.epochs: {training.epochs} must be at least 1")
         for seed in self.seeds:
             if not 0 <= seed < 2**63:
                 raise ConfigError(f"seeds: {seed} must be between 0 and 2**63 - 1")
-        for stop in evaluation.stops:
-            make_stop_rule(stop)
         if self.folds is not None and self.folds != len(self.seeds):
             raise ConfigError(
                 f"folds: {self.folds} with {len(self.seeds)} seeds; fold i takes the i-th seed, so give as "
                 "many seeds as folds"
             )
+
+    def options(self, method: Method) -> dict[str, Any]:
+        """Return the options of `snn_async.asynchronize` that all executions by a method share."""
+        noise = {} if method == "momentum" else {"momentum_noise": 0.0}
+        return self.execution | noise | {"scheduler": method}
 
 
 def _distinct(name: str, values: Sequence[object]) -> None:

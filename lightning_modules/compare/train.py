@@ -7,28 +7,18 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from torch import nn
 
-from lightning_modules.checkpoints import check_architecture, network_of, read_checkpoint
-from lightning_modules.classifier import SpikingClassifier
 from lightning_modules.compare.plan import Case
 from lightning_modules.compare.settings import CompareSettings
-from lightning_modules.factories import make_model
-from lightning_modules.files import write_whole
-from lightning_modules.quiet import quiet_lightning
+from lightning_modules.models.make_model import make_model
+from lightning_modules.output_files import write_whole
+from lightning_modules.training.checkpoints import check_architecture, network_of, read_checkpoint
+from lightning_modules.training.classifier import SpikingClassifier
+from lightning_modules.training.lightning_warnings import quiet_lightning
 from snn_async.errors import CheckpointError
-
-
-class OnEpoch(pl.Callback):
-    """Calls `report` after every training epoch."""
-
-    def __init__(self, report: Callable[[], None]) -> None:
-        self.report = report
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.report()
 
 
 def initial_model(case: Case, settings: CompareSettings) -> nn.Module:
@@ -47,7 +37,6 @@ def make_classifier(case: Case, settings: CompareSettings) -> SpikingClassifier:
     return SpikingClassifier(
         initial_model(case, settings),
         execution="layered" if layered else "asynchronous",
-        scheduler=case.training,
         forward_group_size=training.forward_group_size,
         refractory_dropout=training.refractory_dropout,
         spike_penalty=training.spike_penalty,
@@ -55,7 +44,7 @@ def make_classifier(case: Case, settings: CompareSettings) -> SpikingClassifier:
         loss=training.loss,
         optimizer=training.optimizer,
         lr_scheduler=training.lr_scheduler,
-        **settings.execution.of(case.training),
+        **settings.options(case.training),
     )
 
 
@@ -68,7 +57,7 @@ def train(
 ) -> None:
     """Train and write `folder`/models/NAME.ckpt, whole or not at all; metrics go to logs/NAME/metrics.csv."""
     classifier, best = make_classifier(case, settings), settings.training.select == "best"
-    callbacks: list[Any] = [OnEpoch(report)]
+    callbacks: list[Any] = [LambdaCallback(on_train_epoch_end=lambda *_: report())]
     models = folder / "models"
     keeper = ModelCheckpoint(
         models, f".{case.name}", "val_accuracy", mode="max", enable_version_counter=False

@@ -9,12 +9,12 @@ from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
-from lightning_modules.blame import blame
-from lightning_modules.checkpoints import check_loadable, read_checkpoint
-from lightning_modules.classifier import SpikingClassifier
-from lightning_modules.files import check_writable, write_whole
-from lightning_modules.quiet import quiet_lightning
-from lightning_modules.rehearsal import rehearse
+from lightning_modules.output_files import check_writable, write_whole
+from lightning_modules.training.checkpoints import check_loadable, read_checkpoint
+from lightning_modules.training.classifier import SpikingClassifier
+from lightning_modules.training.first_step_check import check_first_step
+from lightning_modules.training.lightning_warnings import quiet_lightning
+from lightning_modules.user_errors import blame
 
 KEYWORDS = ("last", "hpc", "registry")  # Lightning's own values of --ckpt_path; registry:NAME too
 
@@ -58,7 +58,7 @@ class SnnAsyncCLI(LightningCLI):
     def before_fit(self) -> None:
         options = self._get(self.config_init, "trainer")
         validate = options.limit_val_batches != 0
-        rehearse(self.model, self.datamodule, validate, accelerator=options.accelerator, devices=1)
+        check_first_step(self.model, self.datamodule, validate, accelerator=options.accelerator, devices=1)
 
     def after_fit(self) -> None:
         print(f"logs, configuration and checkpoints: {self.trainer.log_dir}")

@@ -6,13 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from lightning_modules.epoch_seeds import EpochSeeds
-from lightning_modules.event_frames import Batch
-from lightning_modules.image_frames import ImageDataset, Repeat, moved, statistics
-from lightning_modules.image_reading import Images, load_images
-from lightning_modules.split_data import SplitData
+from lightning_modules.data.image_reading import Images, load_images
+from lightning_modules.data.image_transforms import Repeat, moved, statistics
+from lightning_modules.data.split_data import Batch, SplitData
+from lightning_modules.training.epoch_seeds import EpochSeeds
 from snn_async.data.options import at_least
 from snn_async.errors import ConfigError
 
@@ -33,7 +31,7 @@ class ImageArchive(SplitData):
             mean colour).
         random_flip: in training, mirror half of the images left to right.
         train_size: take only so many of the training images; None: all.
-        folds, fold, **options: those of `SplitData`.
+        **options: those of `SplitData`.
 
     Raises:
         ConfigError: an option outside its range.
@@ -48,11 +46,9 @@ class ImageArchive(SplitData):
         random_crop: int = 0,
         random_flip: bool = False,
         train_size: int | None = None,
-        folds: int | None = None,
-        fold: int = 0,
         **options: Any,
     ) -> None:
-        super().__init__(folds=folds, fold=fold, **options)
+        super().__init__(**options)
         self.path, self._timesteps = path, at_least(1, "timesteps", timesteps)
         self.random_crop = at_least(0, "random_crop", random_crop)
         for name, value in (("normalize", normalize), ("random_flip", random_flip)):
@@ -60,14 +56,11 @@ class ImageArchive(SplitData):
                 raise ConfigError(f"{name}={value!r}: give True or False")
         self.normalize, self.random_flip = normalize, random_flip
         self.train_size = None if train_size is None else at_least(1, "train_size", train_size)
-        self._images: Images | None = None
 
     @property
     def images(self) -> Images:
         """All images, whatever their part; reads the file if `setup` has not."""
-        self.setup()
-        assert self._images is not None
-        return self._images
+        return Images(self.samples.values.numpy(), self.samples.label.numpy())
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -80,10 +73,9 @@ class ImageArchive(SplitData):
         """T."""
         return self._timesteps
 
-    def load(self) -> NDArray[np.int64]:
-        """Read the archive and return its labels (N,)."""
-        self._images = load_images(self.path)
-        return self._images.label
+    def load(self) -> Images:
+        """Read the archive."""
+        return load_images(self.path)
 
     def divide(self, label: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
         """Return the parts, the training set limited to `train_size`."""
@@ -91,11 +83,6 @@ class ImageArchive(SplitData):
         if self.train_size is not None:
             parts["train"] = self.split.some(parts["train"], label, self.train_size)
         return parts
-
-    def dataset(self, indices: Tensor) -> ImageDataset:
-        """Return the data set of some of the images."""
-        pixels, label = self.images
-        return ImageDataset(torch.from_numpy(pixels), torch.from_numpy(label), indices)
 
     @property
     def collate(self) -> Callable[[Any], Any]:

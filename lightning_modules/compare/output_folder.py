@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from lightning_modules.files import check_writable, write_text
+from lightning_modules.output_files import check_writable, write_text
 from snn_async.errors import ConfigError
 
 SETTINGS, RESULTS, REPORT = "settings.yaml", "results.csv", "report.html"

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from lightning_modules.event_data import EventData
-from lightning_modules.event_frames import Frames, bin_archive
+from lightning_modules.data.event_data import EventData
+from lightning_modules.data.event_frames import Frames, bin_archive
 from snn_async.data.archive import Recordings, load_archive
 from snn_async.data.events import SensorSize, crop
 from snn_async.data.options import at_least, checked, plain
@@ -22,7 +22,7 @@ class EventArchive(EventData):
         time_window_us: length of a frame in microseconds.
         first_ms: use only events before this time in milliseconds; None: all.
         frames: T, later events are left out; None: as `first_ms`, or else the longest recording, needs.
-        folds, fold, **options: those of `EventData` and `SplitData`.
+        **options: those of `EventData` and `SplitData`.
 
     Raises:
         ConfigError: an option outside its range.
@@ -36,11 +36,9 @@ class EventArchive(EventData):
         time_window_us: int = 10_000,
         first_ms: float | None = None,
         frames: int | None = None,
-        folds: int | None = None,
-        fold: int = 0,
         **options: Any,
     ) -> None:
-        super().__init__(folds=folds, fold=fold, **options)
+        super().__init__(**options)
         if first_ms is not None:
             wanted = "milliseconds above 0 and below 2**31, or None for all events"
             first_ms = checked(float, "first_ms", first_ms, lambda number: 0 < number < 2**31, wanted)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from lightning_modules.blame import blame
+from lightning_modules.user_errors import blame
 from snn_async.errors import ConfigError
 
 

@@ -5,12 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from lightning_modules.event_frames import FrameDataset, Frames, time_first
-from lightning_modules.split_data import SplitData
+from lightning_modules.data.event_frames import Frames, time_first
+from lightning_modules.data.split_data import SplitData
 from snn_async.data.events import SensorSize
 from snn_async.errors import ConfigError
 
@@ -31,7 +29,6 @@ class EventData(SplitData):
         if not isinstance(binarize, bool):
             raise ConfigError(f"binarize={binarize!r}: give True or False")
         self.binarize = binarize
-        self._frames: FrameDataset | None = None
 
     @property
     @abstractmethod
@@ -45,28 +42,18 @@ class EventData(SplitData):
         return polarities, height, width
 
     @property
-    def frames(self) -> FrameDataset:
-        """All recordings, whatever their part; reads the data if `setup` has not."""
-        self.setup()
-        assert self._frames is not None
-        return self._frames
+    def frames(self) -> Frames:
+        """All recordings as tensors, whatever their part; reads the data if `setup` has not."""
+        return Frames(self.samples.values, self.samples.label)
 
     @abstractmethod
     def load_frames(self) -> Frames:
         """Read or make the recordings and bin them."""
 
-    def load(self) -> NDArray[np.int64]:
-        """Bin the recordings and return their labels (N,)."""
+    def load(self) -> tuple[NDArray, NDArray[np.int64]]:
+        """Bin the recordings and return counts and labels."""
         counts, label = self.load_frames()
-        if self.binarize:
-            counts = np.minimum(counts, 1).astype(np.uint8)
-        every = torch.arange(len(label))
-        self._frames = FrameDataset(torch.from_numpy(counts), torch.from_numpy(label), every)
-        return label
-
-    def dataset(self, indices: Tensor) -> FrameDataset:
-        """Return the data set of some of the recordings."""
-        return FrameDataset(self.frames.counts, self.frames.label, indices)
+        return (np.minimum(counts, 1).astype(np.uint8) if self.binarize else counts), label
 
     @property
     def collate(self) -> Callable[[Any], Any]:

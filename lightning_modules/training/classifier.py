@@ -10,13 +10,13 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable, Reduce
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from lightning_modules.blame import blame
-from lightning_modules.checkpoints import check_architecture, network_of
-from lightning_modules.epoch_seeds import EpochSeeds
-from lightning_modules.factories import make_model
-from lightning_modules.losses import MeanLoss, RateLoss
-from lightning_modules.network_module import NetworkModule
-from lightning_modules.outcome import Outcome
+from lightning_modules.models.make_model import make_model
+from lightning_modules.training.checkpoints import check_architecture, network_of
+from lightning_modules.training.epoch_seeds import EpochSeeds
+from lightning_modules.training.losses import MeanLoss, RateLoss
+from lightning_modules.training.network_module import NetworkModule
+from lightning_modules.training.run_summary import RunSummary
+from lightning_modules.user_errors import blame
 from snn_async.errors import ConfigError, DataError, OptionError
 
 Batch = Sequence[Tensor]
@@ -39,16 +39,15 @@ class SpikingClassifier(NetworkModule):
 
     Args:
         network: the source model, or "package.module:factory", called with `network_args`.
-        execution: "layered" (with the barrier) or "asynchronous"; the options below `spike_penalty` describe
-            the asynchronous execution and are those of `snn_async.asynchronize`.
+        execution: "layered" (with the barrier) or "asynchronous", which the further options describe.
         network_args: see `network`.
-        input_shape: of one sample in one timestep, such as (C, H, W); None: that of the first batch.
         loss: takes outputs (T, B, classes) and targets (B,); if None, `RateLoss()` on spikes and `MeanLoss()` on
             potentials. snnTorch's losses fit.
         optimizer, lr_scheduler: take parameters, and the optimizer; schedulers step once per epoch.
         spike_penalty: weight of the L1 penalty, the mean number of hidden spikes per sample.
         warmup_layered_steps: number of first optimizer steps of asynchronous training that are layered; BatchNorm
             gets its running statistics there, and keeps them afterwards.
+        options: of `snn_async.asynchronize`: input_shape, backend, seed, and those of `snn_async.Options`.
 
     Raises:
         OptionError, UnsupportedModelError, UnsupportedByEngineError: see `snn_async.asynchronize`.
@@ -61,38 +60,19 @@ class SpikingClassifier(NetworkModule):
         execution: Literal["layered", "asynchronous"] = "asynchronous",
         *,
         network_args: dict[str, Any] | None = None,
-        input_shape: Sequence[int] | None = None,
         loss: Callable[..., Any] | None = None,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
         spike_penalty: float = 0.0,
         warmup_layered_steps: int = 0,
-        scheduler: str = "momentum",
-        forward_group_size: int | None = 8,
-        refractory: Literal["discard", "integrate", "off"] | None = None,
-        refractory_dropout: float = 0.0,
-        stop: str = "quiescent",
-        leftover: Literal["drop", "carry"] = "drop",
-        input: Literal["prioritized", "queued"] = "prioritized",
-        momentum_noise: float = 0.0,
-        max_forward_steps: int = 100_000,
-        backend: str = "auto",
-        seed: int = 0,
+        **options: Any,
     ) -> None:
         if network_args and not isinstance(network, str):
             raise OptionError(
                 "network_args go with a network named as 'package.module:factory'; leave them out"
             )
-        options: dict[str, Any] = {"refractory": refractory, "max_forward_steps": max_forward_steps}
-        options |= {"backend": backend, "seed": seed}
-        if execution == "layered":
-            options |= {"scheduler": "layered", "forward_group_size": None}
-        else:
-            options |= {"scheduler": scheduler, "forward_group_size": forward_group_size, "stop": stop}
-            options |= {"refractory_dropout": refractory_dropout, "leftover": leftover, "input": input}
-            options |= {"momentum_noise": momentum_noise}
-        super().__init__(execution, options, spike_penalty, warmup_layered_steps)
-        self.connect(make_model(network, network_args) if isinstance(network, str) else network, input_shape)
+        model = make_model(network, network_args) if isinstance(network, str) else network
+        super().__init__(model, execution, spike_penalty, warmup_layered_steps, **options)
         self.loss = loss
         self.make_optimizer, self.make_lr_scheduler = optimizer, lr_scheduler
         self.accuracies = nn.ModuleDict({f"{stage}_accuracy": MeanMetric() for stage in STAGES})
@@ -100,7 +80,7 @@ class SpikingClassifier(NetworkModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return outputs (T, B, classes) for x (T, B, ...)."""
-        return self.net(x)
+        return self.run(x).output
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self._step(batch, "train", None)
@@ -114,7 +94,7 @@ class SpikingClassifier(NetworkModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return `sample_id`, `class`, `forward_steps` (B,) and `counts` (B, classes), summed over time."""
         ids = self._sample_ids(batch)
-        run = self.net.run(batch[0], sample_ids=ids)
+        run = self.run(batch[0], sample_ids=ids)
         counts = run.output.sum(0)
         steps = run.activity.forward_steps.sum(0)
         return {"sample_id": ids, "class": counts.argmax(1), "counts": counts, "forward_steps": steps}
@@ -153,33 +133,29 @@ class SpikingClassifier(NetworkModule):
     def on_validation_epoch_start(self) -> None:
         self.samples_seen = 0
 
-    def on_test_epoch_start(self) -> None:
-        self.samples_seen = 0
-
-    def on_predict_epoch_start(self) -> None:
-        self.samples_seen = 0
+    on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
 
     def _step(self, batch: Batch, stage: str, sample_ids: Tensor | None) -> Tensor:
         x, y = self.labelled(batch)
-        outcome = self.run(x, stage, sample_ids)
-        loss_of = self.loss or (RateLoss() if outcome.reads == "spikes" else MeanLoss())
+        run = self.summarized(x, stage, sample_ids)
+        loss_of = self.loss or (RateLoss() if run.reads == "spikes" else MeanLoss())
         with blame("loss"):
-            loss = loss_of(outcome.output, y).reshape(())
+            loss = loss_of(run.output, y).reshape(())
         if self.spike_penalty:
-            loss = loss + self.spike_penalty * outcome.hidden / len(y)
-        self._log(stage, loss, outcome, y)
+            loss = loss + self.spike_penalty * run.hidden / len(y)
+        self._log(stage, loss, run, y)
         return loss
 
-    def _log(self, stage: str, loss: Tensor, outcome: Outcome, y: Tensor) -> None:
+    def _log(self, stage: str, loss: Tensor, run: RunSummary, y: Tensor) -> None:
         accuracy = self.accuracies[f"{stage}_accuracy"]
         assert isinstance(accuracy, MeanMetric)
-        accuracy((outcome.output.detach().sum(0).argmax(1) == y).float())
+        accuracy((run.output.detach().sum(0).argmax(1) == y).float())
         log = partial(self.log, on_step=False, on_epoch=True, batch_size=len(y))
         log(f"{stage}_loss", loss.detach(), prog_bar=True)
         log(f"{stage}_accuracy", accuracy, prog_bar=True)
-        log(f"{stage}_spikes", outcome.spikes.float() / len(y))
-        if outcome.forward_steps is not None:
-            log(f"{stage}_forward_steps", outcome.forward_steps)
+        log(f"{stage}_spikes", run.spikes.float() / len(y))
+        if run.forward_steps is not None:
+            log(f"{stage}_forward_steps", run.forward_steps)
 
     def labelled(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return x and y of a batch, for which the network is built.

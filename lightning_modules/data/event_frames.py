@@ -1,13 +1,11 @@
 """Recordings binned into frames and kept in memory, and the batches made of them."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import Dataset
 
+from lightning_modules.data.split_data import Batch
 from snn_async.data.archive import Recordings
 from snn_async.data.events import SensorSize, bin_events
 from snn_async.errors import DataError
@@ -15,47 +13,15 @@ from snn_async.errors import DataError
 MAX_BYTES = 8 * 2**30
 
 
-class Batch(NamedTuple):
-    """One batch: x (T, B, C, H, W) float32 event counts or images, y (B,) int64 labels, sample_ids (B,) int64.
-
-    A sample id is the sample's index in the whole data set, so what depends on it (a random schedule) does
-    not depend on the batch.
-    """
-
-    x: Tensor
-    y: Tensor
-    sample_ids: Tensor
-
-
 class Frames(NamedTuple):
-    """Binned recordings: counts (N, T, P, H, W) uint8 or int16, label (N,) int64."""
+    """Binned recordings, as arrays or tensors: counts (N, T, P, H, W) uint8 or int16, label (N,) int64."""
 
-    counts: NDArray
-    label: NDArray[np.int64]
-
-
-class FrameDataset(Dataset):
-    """Some of the binned recordings: counts (N, T, P, H, W), label (N,) indices (M,) of those meant."""
-
-    def __init__(self, counts: Tensor, label: Tensor, indices: Tensor) -> None:
-        self.counts, self.label, self.indices = counts, label, indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, item: int) -> Batch:
-        """Return one recording, x (T, P, H, W) float32, its label and its index in the whole data set."""
-        at = self.indices[item]
-        return Batch(self.counts[at].float(), self.label[at], at)
-
-    def __getitems__(self, items: list[int]) -> Batch:
-        """Return several recordings at once, as counted and batch first; DataLoader prefers this."""
-        at = self.indices[items]
-        return Batch(self.counts[at], self.label[at], at)
+    counts: Any
+    label: Any
 
 
 def time_first(batch: Batch) -> Batch:
-    """Collate what `FrameDataset.__getitems__` returns: (B, T, ...) counts become (T, B, ...) float32."""
+    """Collate what `Samples` gives: (B, T, ...) counts become (T, B, ...) float32."""
     x = batch.x.transpose(0, 1).to(torch.float32, memory_format=torch.contiguous_format)
     return Batch(x, batch.y, batch.sample_ids)
 

@@ -7,10 +7,11 @@ from typing import Any
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from pytorch_lightning import LightningDataModule
 
-from lightning_modules.blame import blame
-from lightning_modules.compare.data import make_data
+from lightning_modules.compare.fold_data import make_data
 from lightning_modules.compare.run import compare
-from lightning_modules.compare.settings import CompareSettings
+from lightning_modules.compare.settings import CHOSEN, CompareSettings
+from lightning_modules.user_errors import blame
+from snn_async import asynchronize
 
 
 def compare_command(arguments: list[str]) -> None:
@@ -25,7 +26,8 @@ def compare_command(arguments: list[str]) -> None:
     data = config.data.clone(with_meta=False).as_dict()
     with blame("settings"):
         made = parser.instantiate_classes(config)
-    settings = CompareSettings(**{name: made[name] for name in CompareSettings.__dataclass_fields__})
+    values = {name: made[name] for name in CompareSettings.__dataclass_fields__}
+    settings = CompareSettings(**values | {"execution": made.execution.as_dict()})
     compare(
         settings, lambda fold, folds: make_data(data, fold, folds), config.output, record, config.overwrite
     )
@@ -40,7 +42,10 @@ def make_parser() -> ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML with any of the options below")
-    parser.add_class_arguments(CompareSettings, None)
+    parser.add_class_arguments(CompareSettings, None, skip={"execution"})
+    parser.add_function_arguments(asynchronize, "execution", skip=CHOSEN)
+    shared = "Options of `snn_async.asynchronize` that training and evaluation share"
+    parser.groups["execution"].title = shared  # type: ignore[index]
     parser.add_subclass_arguments(LightningDataModule, "data", required=True, instantiate=False)
     parser.add_argument("--output", type=Path, default=Path("results/compare"), help="folder of the results")
     parser.add_argument("--overwrite", action="store_true", help="remove the results in the folder first")

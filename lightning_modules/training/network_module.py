@@ -1,34 +1,38 @@
 """What a Lightning module needs to run one network with or without the barrier, in training and evaluation."""
 
-from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytorch_lightning as pl
 from torch import Tensor, nn
 
-from lightning_modules.outcome import Outcome, outcome_of
-from lightning_modules.source_run import has_batch_norm, run_source
-from snn_async import AsyncNetwork, asynchronize
-from snn_async.errors import OptionError, SnnAsyncError
+from lightning_modules.training.run_summary import RunSummary, summary_of
+from lightning_modules.training.source_run import has_batch_norm, run_source
+from snn_async import AsyncRun, asynchronize
+from snn_async.errors import InputError, OptionError
 
 
 class NetworkModule(pl.LightningModule):
     """Holds `net` and runs it; what it is trained for is the subclass's matter.
 
     Args:
+        model: the source model.
         execution: "layered" or "asynchronous".
-        options: of `snn_async.asynchronize`, fitting the execution.
         spike_penalty: if above 0, runs record the hidden populations.
         warmup_layered_steps: number of first optimizer steps that are layered whatever the execution.
+        options: of `snn_async.asynchronize`.
 
     Raises:
         OptionError: for options out of range.
     """
 
-    net: AsyncNetwork
-
     def __init__(
-        self, execution: str, options: dict[str, Any], spike_penalty: float, warmup_layered_steps: int
+        self,
+        model: nn.Module,
+        execution: str,
+        spike_penalty: float,
+        warmup_layered_steps: int,
+        **options: Any,
     ) -> None:
         super().__init__()
         if execution not in ("layered", "asynchronous"):
@@ -40,21 +44,11 @@ class NetworkModule(pl.LightningModule):
                 f"warmup_layered_steps={warmup_layered_steps} with execution={execution!r}: give at least 0, and 0 "
                 "where every step is layered"
             )
-        self.execution, self.options = execution, options
-        self.spike_penalty, self.warmup_layered_steps = spike_penalty, warmup_layered_steps
-
-    def connect(self, model: nn.Module, input_shape: Sequence[int] | None = None) -> None:
-        """Make `net` of the model, for one sample's shape per timestep; None: that of the first batch, if it matters.
-
-        Raises: see `prepare`.
-        """
-        shape: dict[str, Any] = {} if input_shape is None else {"input_shape": tuple(input_shape)}
-        self.net = asynchronize(model, **self.options | shape)
-        self.connected = input_shape is not None or _has_graph(self.net)
-        if self.connected and self.spike_penalty and not self.hidden:
-            raise OptionError(
-                f"spike_penalty={self.spike_penalty}: the network has no hidden neurons; leave it out"
-            )
+        self.execution, self.spike_penalty = execution, spike_penalty
+        self.warmup_layered_steps = warmup_layered_steps
+        self.net = asynchronize(model, **options)
+        with suppress(InputError):  # sizes that follow from the first batch, see `prepare`
+            self._check_penalty()
 
     @property
     def classes(self) -> int:
@@ -68,16 +62,22 @@ class NetworkModule(pl.LightningModule):
         return tuple(p.name for p in graph.populations if p.name != graph.output)
 
     def prepare(self, x: Tensor) -> None:
-        """Build the network for inputs x (T, B, ...), unless its input shape is known.
+        """Plan runs of inputs x (T, B, ...), so that the network's sizes are known.
 
         Raises:
             UnsupportedModelError, UnsupportedByEngineError: for a network that cannot be run on them.
             OptionError: for a spike penalty without hidden neurons.
         """
-        if not self.connected and x.dim() > 2:  # else the run says what is wrong with it
-            self.connect(self.net.model, x.shape[2:])
+        if x.dim() > 2:  # else the run says what is wrong with it
+            self.net.plan(tuple(x.shape[2:]))
+            self._check_penalty()
 
-    def run(self, x: Tensor, stage: str, sample_ids: Tensor | None) -> Outcome:
+    def run(self, x: Tensor, barrier: bool | None = None, **options: Any) -> AsyncRun:
+        """Run x (T, B, ...) under the module's execution, or as `barrier` says; options are those of `net.run`."""
+        barrier = self.execution == "layered" if barrier is None else barrier
+        return (self.net.layered if barrier else self.net.run)(x, **options)
+
+    def summarized(self, x: Tensor, stage: str, sample_ids: Tensor | None) -> RunSummary:
         """Run x (T, B, ...) as the stage, "train", "val" or "test", wants it.
 
         In training with the barrier BatchNorm is alive, so the source model itself is run.
@@ -85,17 +85,14 @@ class NetworkModule(pl.LightningModule):
         warming = stage == "train" and self.global_step < self.warmup_layered_steps
         if stage == "train" and self.warmup_layered_steps:
             self.log("train_layered", float(warming), on_step=False, on_epoch=True, batch_size=x.shape[1])
-        layered = warming or stage == "train" and self.execution == "layered"
-        if layered and has_batch_norm(self.net.model):
+        barrier = warming or self.execution == "layered"
+        if stage == "train" and barrier and has_batch_norm(self.net.model):
             return run_source(self.net.model, self.net.graph, x)
         record = self.hidden if self.spike_penalty else ()
-        run = self.net.layered if warming else self.net.run
-        return outcome_of(run(x, sample_ids=sample_ids, record=record))
+        return summary_of(self.run(x, barrier, sample_ids=sample_ids, record=record))
 
-
-def _has_graph(net: AsyncNetwork) -> bool:
-    """Whether the network needs no input shape to know its graph."""
-    try:
-        return net.graph is not None
-    except SnnAsyncError:
-        return False
+    def _check_penalty(self) -> None:
+        if self.spike_penalty and not self.hidden:
+            raise OptionError(
+                f"spike_penalty={self.spike_penalty}: the network has no hidden neurons; leave it out"
+            )

@@ -1,4 +1,4 @@
-"""Network factories that the configurations name."""
+"""A convolutional network of snnTorch's neurons."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -6,60 +6,6 @@ from typing import Any, Literal
 from torch import nn
 
 from snn_async.errors import ConfigError
-
-
-def mlp(
-    inputs: int,
-    hidden: Sequence[int] = (64, 64),
-    classes: int = 10,
-    beta: float = 0.9,
-    threshold: float = 1.0,
-    reset_mechanism: Literal["subtract", "zero", "none"] = "subtract",
-    reset_delay: bool = True,
-    bias: bool = False,
-) -> nn.Sequential:
-    """Return Flatten, then Linear and `snntorch.Leaky` for every width in `hidden` and for `classes`.
-
-    Args:
-        inputs: features per timestep (channels x height x width).
-        beta: leak factor per timestep, 0..1.
-        threshold: of every neuron.
-        reset_mechanism, reset_delay: as in `snntorch.Leaky`.
-        bias: whether the Linear layers have one.
-    """
-    import snntorch
-
-    layers: list[nn.Module] = [nn.Flatten()]
-    for fan_in, fan_out in zip([inputs, *hidden], [*hidden, classes], strict=True):
-        neuron = snntorch.Leaky(
-            beta=beta,
-            threshold=threshold,
-            reset_mechanism=reset_mechanism,
-            reset_delay=reset_delay,
-            init_hidden=True,
-        )
-        layers += [nn.Linear(fan_in, fan_out, bias=bias), neuron]
-    return nn.Sequential(*layers)
-
-
-def spikingjelly_mlp(
-    inputs: int,
-    hidden: Sequence[int] = (64, 64),
-    classes: int = 10,
-    tau: float = 2.0,
-    v_threshold: float = 1.0,
-    v_reset: float | None = 0.0,
-    decay_input: bool = False,
-    bias: bool = False,
-) -> nn.Sequential:
-    """Return Flatten, then Linear and SpikingJelly `LIFNode` for every width; see `mlp` and `LIFNode`."""
-    from spikingjelly.activation_based.neuron import LIFNode
-
-    layers: list[nn.Module] = [nn.Flatten()]
-    for fan_in, fan_out in zip([inputs, *hidden], [*hidden, classes], strict=True):
-        neuron = LIFNode(tau=tau, decay_input=decay_input, v_threshold=v_threshold, v_reset=v_reset)
-        layers += [nn.Linear(fan_in, fan_out, bias=bias), neuron]
-    return nn.Sequential(*layers)
 
 
 def conv_net(

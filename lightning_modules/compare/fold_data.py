@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from lightning_modules.blame import blame
+from lightning_modules.user_errors import blame
 from snn_async.errors import ConfigError
 
 
@@ -27,7 +27,8 @@ def make_data(
     """
     arguments = dict(config.get("init_args") or {})
     if fold is not None:
-        known = inspect.signature(locate(config["class_path"])).parameters  # type: ignore[arg-type]
+        kinds: Any = locate(config["class_path"])
+        known = {name for kind in kinds.__mro__ for name in inspect.signature(kind.__init__).parameters}
         if "fold" not in known:
             raise ConfigError(
                 f"folds: {config['class_path']} has no option 'fold'; leave folds out or use another one"

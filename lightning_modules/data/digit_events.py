@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from pytorch_lightning.utilities import rank_zero_info
 
-from lightning_modules.event_data import EventData
-from lightning_modules.event_frames import Frames, bin_archive
-from lightning_modules.files import check_writable
+from lightning_modules.data.event_data import EventData
+from lightning_modules.data.event_frames import Frames, bin_archive
+from lightning_modules.output_files import check_writable
 from snn_async.data.archive import Recordings, read_npz, write_npz
 from snn_async.data.camera import SaccadeCamera
 from snn_async.data.events import SensorSize
@@ -32,7 +32,7 @@ class DigitEvents(EventData):
         camera: the simulated camera; `SaccadeCamera()` if None.
         camera_seed: seed of the camera's noise events.
         cache_dir: folder for the binned recordings; None: "snn-async" in the user's cache folder.
-        folds, fold, **options: those of `EventData` and `SplitData`.
+        **options: those of `EventData` and `SplitData`.
 
     Raises:
         ConfigError: an option outside its range, or (on use) a cache folder that cannot be written.
@@ -45,11 +45,9 @@ class DigitEvents(EventData):
         camera: SaccadeCamera | None = None,
         camera_seed: int = 0,
         cache_dir: str | None = None,
-        folds: int | None = None,
-        fold: int = 0,
         **options: Any,
     ) -> None:
-        super().__init__(folds=folds, fold=fold, **options)
+        super().__init__(**options)
         self.frame_count = at_least(1, "frames", frames)
         self.time_window_us = at_least(1, "time_window_us", time_window_us)
         self.camera, self.camera_seed = camera or SaccadeCamera(), at_least(0, "camera_seed", camera_seed)

@@ -7,11 +7,11 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.seed import isolate_rng
 
-from lightning_modules.blame import blame
-from lightning_modules.classifier import SpikingClassifier
+from lightning_modules.training.classifier import SpikingClassifier
+from lightning_modules.user_errors import blame
 
 
-def rehearse(
+def check_first_step(
     classifier: SpikingClassifier, data: pl.LightningDataModule, validate: bool, **trainer: Any
 ) -> None:
     """Train and validate a copy on one batch each; the classifier and the random numbers stay as they are.

@@ -1,5 +1,6 @@
 """The source model's own layered run: what training with the barrier and live BatchNorm needs."""
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lightning_modules.outcome import Outcome
+from lightning_modules.training.run_summary import RunSummary
 from snn_async.errors import UnsupportedModelError
 from snn_async.graph import Graph
 
@@ -18,7 +19,7 @@ def has_batch_norm(model: nn.Module) -> bool:
     return any(isinstance(module, _BatchNorm) for module in model.modules())
 
 
-def run_source(model: nn.Module, graph: Graph, x: Tensor) -> Outcome:
+def run_source(model: nn.Module, graph: Graph, x: Tensor) -> RunSummary:
     """Run the source model on x (T, B, ...) from rest, in its own framework and mode; BatchNorm acts as it does there.
 
     SpikingJelly models in multi-step mode get x whole; every other model one frame at a time, its neurons holding
@@ -33,12 +34,14 @@ def run_source(model: nn.Module, graph: Graph, x: Tensor) -> Outcome:
     """
     counted: dict[str, list[Tensor]] = {p.name: [] for p in graph.populations if p.neuron.spiking}
     multistep = any(getattr(module, "step_mode", "s") == "m" for module in model.modules())
+    _check_signature(model, "x" if multistep else "x[t]")
     _reset(model)
     try:
         with _counting(graph, counted):
-            output = _call(model, graph, x, "x") if multistep else _stepwise(model, graph, x)
+            results = [_output(model(frames), graph) for frames in ([x] if multistep else x)]
     finally:
         _reset(model)
+    output = results[0] if multistep else torch.stack(results)
     population = graph.populations[graph.index[graph.output]]
     expected = (*x.shape[:2], *population.shape)
     if output.shape != expected:
@@ -47,7 +50,7 @@ def run_source(model: nn.Module, graph: Graph, x: Tensor) -> Outcome:
         )
     totals = {name: torch.stack(spikes).sum() for name, spikes in counted.items()}
     zero = output.new_zeros(())
-    return Outcome(
+    return RunSummary(
         output=output,
         reads=graph.reads,
         spikes=sum(totals.values(), zero).detach(),
@@ -62,18 +65,18 @@ WAY_OUT = (
 )
 
 
-def _stepwise(model: nn.Module, graph: Graph, x: Tensor) -> Tensor:
-    return torch.stack([_call(model, graph, frame, "x[t]") for frame in x])
-
-
-def _call(model: nn.Module, graph: Graph, x: Tensor, what: str) -> Tensor:
+def _check_signature(model: nn.Module, x: str) -> None:
+    """Raise UnsupportedModelError for a forward that takes other arguments; what it raises itself is its own matter."""
     try:
-        result = model(x)
-    except TypeError as error:  # a forward with further arguments
+        inspect.signature(model.forward).bind(x)
+    except TypeError as error:
         raise UnsupportedModelError(
-            f"the model cannot be called as model({what}): {error}; {WAY_OUT}"
+            f"the model cannot be called as model({x}): {error}; {WAY_OUT}"
         ) from error
-    # A snnTorch neuron that returns its potential as well does so after its spikes.
+
+
+def _output(result: Any, graph: Graph) -> Tensor:
+    """Return the output; a snnTorch neuron that returns its potential as well does so after its spikes."""
     return result if isinstance(result, Tensor) else result[0 if graph.reads == "spikes" else -1]
 
 

@@ -1,9 +1,9 @@
-"""What DataModules share whose samples are in memory: options, one split, batches with time first."""
+"""What DataModules share whose samples are in memory: options, one split, batches."""
 
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
@@ -12,9 +12,38 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_modules.event_split import Split
+from lightning_modules.data.split import Split
 from snn_async.data.options import at_least
 from snn_async.errors import ConfigError
+
+
+class Batch(NamedTuple):
+    """One batch: x (T, B, C, H, W) float32 event counts or images, y (B,) int64 labels, sample_ids (B,) int64.
+
+    A sample id is the sample's index in the whole data set, so what depends on it (a random schedule) does
+    not depend on the batch.
+    """
+
+    x: Tensor
+    y: Tensor
+    sample_ids: Tensor
+
+
+class Samples(Dataset):
+    """Some of the samples in memory: values (N, ...), label (N,) and the indices (M,) of those meant."""
+
+    def __init__(self, values: Tensor, label: Tensor, indices: Tensor) -> None:
+        self.values, self.label, self.indices = values, label, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, items: int | list[int]) -> Batch:
+        """Return one or several samples as they are kept, batch first, for `SplitData.collate`."""
+        at = self.indices[items]
+        return Batch(self.values[at], self.label[at], at)
+
+    __getitems__ = __getitem__  # which a DataLoader asks for several at once
 
 
 class SplitData(pl.LightningDataModule, ABC):
@@ -57,7 +86,7 @@ class SplitData(pl.LightningDataModule, ABC):
         self.batch_size = at_least(1, "batch_size", batch_size)
         self.num_workers = at_least(0, "num_workers", num_workers)
         self.split = Split(val_fraction, test_fraction, folds, fold, split_seed, stratified)
-        self._label: Tensor | None = None
+        self._samples: Samples | None = None
         self._parts: dict[str, NDArray[np.int64]] = {}
 
     @property
@@ -73,9 +102,14 @@ class SplitData(pl.LightningDataModule, ABC):
     @property
     def num_classes(self) -> int:
         """Highest label plus one; reads the data if `setup` has not."""
+        return int(self.samples.label.max()) + 1
+
+    @property
+    def samples(self) -> Samples:
+        """All samples, whatever their part; reads the data if `setup` has not."""
         self.setup()
-        assert self._label is not None
-        return int(self._label.max()) + 1
+        assert self._samples is not None
+        return self._samples
 
     @property
     def parts(self) -> dict[str, NDArray[np.int64]]:
@@ -84,16 +118,12 @@ class SplitData(pl.LightningDataModule, ABC):
         return self._parts
 
     @abstractmethod
-    def load(self) -> NDArray[np.int64]:
-        """Read or make the samples, once, keep them, and return their labels (N,)."""
+    def load(self) -> tuple[NDArray, NDArray[np.int64]]:
+        """Read or make the samples, once, and return them, (N, ...), with their labels (N,)."""
 
     def divide(self, label: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
         """Return the parts of samples with these labels."""
         return self.split.indices(label)
-
-    @abstractmethod
-    def dataset(self, indices: Tensor) -> Dataset:
-        """Return the data set of some of the samples."""
 
     @property
     @abstractmethod
@@ -106,10 +136,11 @@ class SplitData(pl.LightningDataModule, ABC):
         Raises:
             DataError: samples that cannot be read, or too few for the split.
         """
-        if self._label is None:
-            label = self.load()
+        if self._samples is None:
+            values, label = self.load()
             self._parts = self.divide(label)
-            self._label = torch.from_numpy(label)
+            every = torch.arange(len(label))
+            self._samples = Samples(torch.from_numpy(values), torch.from_numpy(label), every)
 
     def train_dataloader(self) -> DataLoader:
         """Return batches of the training set, shuffled by torch's generator."""
@@ -135,7 +166,7 @@ class SplitData(pl.LightningDataModule, ABC):
 
     def _loader(self, part: str, shuffle: bool = False) -> DataLoader:
         return DataLoader(
-            self.dataset(torch.from_numpy(self.parts[part])),
+            Samples(self.samples.values, self.samples.label, torch.from_numpy(self.parts[part])),
             batch_size=self.batch_size,  # by name: Lightning's predict makes the loader again from keywords
             shuffle=shuffle,
             num_workers=self.num_workers,

@@ -1,4 +1,4 @@
-"""Images kept in memory, the batches made of them, and their random transformations."""
+"""What is done to images on their way into a batch: normalizing, repeating, and random transformations."""
 
 from dataclasses import dataclass
 
@@ -7,29 +7,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import Dataset
 
-from lightning_modules.event_frames import Batch
-
-
-class ImageDataset(Dataset):
-    """Some of the images: pixels (N, C, H, W) uint8, label (N,) and the indices (M,) of those meant."""
-
-    def __init__(self, pixels: Tensor, label: Tensor, indices: Tensor) -> None:
-        self.pixels, self.label, self.indices = pixels, label, indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitems__(self, items: list[int]) -> Batch:
-        """Return several images at once, x (B, C, H, W) uint8, for `Repeat`."""
-        at = self.indices[items]
-        return Batch(self.pixels[at], self.label[at], at)
+from lightning_modules.data.split_data import Batch
 
 
 @dataclass(frozen=True)
 class Repeat:
-    """Makes x (T, B, C, H, W) float32 of uint8 images: (pixel / 255 - mean) / std, mean and std (C,)."""
+    """Makes x (T, B, C, H, W) float32 of uint8 images (B, C, H, W): (pixel / 255 - mean) / std, mean and std (C,)."""
 
     timesteps: int
     mean: Tensor

@@ -10,14 +10,14 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from lightning_modules.compare import figures
-from lightning_modules.compare.data import held_out
 from lightning_modules.compare.evaluate import make_networks
-from lightning_modules.compare.folder import FIGURES
+from lightning_modules.compare.fold_data import held_out
+from lightning_modules.compare.output_folder import FIGURES
 from lightning_modules.compare.plan import Case, Condition, conditions
 from lightning_modules.compare.results import Row
 from lightning_modules.compare.settings import CompareSettings
 from lightning_modules.compare.train import load_model
-from lightning_modules.files import write_whole
+from lightning_modules.output_files import write_whole
 from snn_async import AsyncNetwork
 
 CAPTIONS = (

@@ -8,7 +8,7 @@ from torch import Tensor
 from snn_async import AsyncRun
 
 
-class Outcome(NamedTuple):
+class RunSummary(NamedTuple):
     """One run on a batch.
 
     Attributes:
@@ -26,12 +26,12 @@ class Outcome(NamedTuple):
     forward_steps: Tensor | None
 
 
-def outcome_of(run: AsyncRun) -> Outcome:
+def summary_of(run: AsyncRun) -> RunSummary:
     """Return what matters of a run."""
     activity = run.activity
     zero = run.output.new_zeros(())
-    return Outcome(
-        output=run.output,
+    return RunSummary(
+        output=run.spikes if run.reads == "spikes" else run.potentials,
         reads=run.reads,
         spikes=torch.stack([spikes.sum() for spikes in activity.spikes.values()]).sum(),
         hidden=sum((record.spikes.sum() for record in run.records.values()), zero),

@@ -1,0 +1,1 @@
+"""DataModules of samples in memory: event recordings, images, and the simulated digits."""
