@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-more lint format clean
 
 demo: $(READY)
 	$(BIN)/snn-async compare --config configs/compare_digits.yaml
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# New random networks in every run, many more than `make test` takes; a failure prints how to repeat it.
+test-more: $(READY)
+	$(BIN)/python -m pytest --hypothesis-profile more tests/test_engines_agree.py
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

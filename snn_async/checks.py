@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from snn_async.errors import InputError, OptionError
@@ -115,22 +114,22 @@ def check_input(x: Any, graph: Graph, dtype: torch.dtype, device: torch.device) 
     return to_units(x.reshape(steps, samples, -1), graph.input_grid).to(dtype)
 
 
-def not_finite(x: NDArray[np.floating]) -> InputError:
-    """Return the error for an input (T, B, S) that holds NaN or infinity; engines find it as they scan x."""
-    t, b, i = (int(v[0]) for v in np.nonzero(~np.isfinite(x)))
+def not_finite(x: Tensor) -> InputError:
+    """Return the error for an input (T, B, S) that holds NaN or infinity."""
+    t, b, i = (~x.isfinite()).nonzero()[0].tolist()
     return InputError(f"x[{t}, {b}] has the value {x[t, b, i]} at feature {i}; inputs must be finite")
 
 
-def check_sample_ids(sample_ids: Any, samples: int) -> NDArray[np.int64]:
+def check_sample_ids(sample_ids: Any, samples: int) -> Tensor:
     """Return (B,) int64 sample ids, 0, 1, ... if None.
 
     Raises:
         InputError: for another length or dtype.
     """
     if sample_ids is None:
-        return np.arange(samples, dtype=np.int64)
+        return torch.arange(samples)
     try:
-        ids = np.asarray(sample_ids.detach() if isinstance(sample_ids, Tensor) else sample_ids)
+        ids = np.asarray(sample_ids.detach().cpu() if isinstance(sample_ids, Tensor) else sample_ids)
     except ValueError:
         ids = np.asarray(None)
     if (
@@ -142,7 +141,7 @@ def check_sample_ids(sample_ids: Any, samples: int) -> NDArray[np.int64]:
             f"sample_ids has shape {ids.shape} and dtype {ids.dtype}; it must be {samples} integers, "
             "one per sample, below 2**63"
         )
-    return ids.astype(np.int64)
+    return torch.from_numpy(ids.astype(np.int64))
 
 
 def check_sample(sample: Any, samples: int) -> int:

@@ -1,15 +1,16 @@
 """What a run returns: output, exact counts, the state to continue from, recorded populations."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from snn_async.engines.contract import Counts, PendingEvents, Simulation, Start
+from snn_async.engines.contract import Counts, PendingEvents
 from snn_async.errors import InputError
 from snn_async.graph import Graph
+from snn_async.learning.rule import Standing
 
 Layout = tuple[tuple[int, ...] | tuple[str, tuple[int, ...]], ...]
 
@@ -38,24 +39,39 @@ class AsyncState:
     """Where a stream stands; pass it to the next `net.run`.
 
     Attributes:
-        potentials: (B, N) of all populations, differentiable; each numbered as `snn_async.graph.grids` says.
-        spikes: (B, N) int32, spike counts of the last timestep (for delayed resets).
-        pending: events carried over, without gradient.
+        standing: the neurons' states, last spikes and pending events, differentiable: gradients flow into the run it
+            came from.
         timestep, seed, sample_ids: continue the random numbers of the stream.
         layout: the network it belongs to: input shape, then (name, shape) of every population.
     """
 
-    potentials: Tensor
-    spikes: Tensor
-    pending: PendingEvents
+    standing: Standing
     timestep: int
     seed: int
     sample_ids: Tensor
     layout: Layout
 
+    @property
+    def potentials(self) -> Tensor:
+        """(B, N) of all populations; each numbered as `snn_async.graph.grids` says."""
+        return torch.cat([potential for potential, *_ in self.standing.neurons], 1)
+
+    @property
+    def pending(self) -> PendingEvents:
+        """Events carried over."""
+        return self.standing.pending
+
     def detach(self) -> "AsyncState":
         """Return it without gradient, as truncated backpropagation through time needs between its windows."""
-        return replace(self, potentials=self.potentials.detach())
+        standing = self.standing
+        return replace(
+            self,
+            standing=Standing(
+                tuple(tuple(value.detach() for value in state) for state in standing.neurons),
+                standing.spikes.detach(),
+                replace(standing.pending, amplitude=standing.pending.amplitude.detach()),
+            ),
+        )
 
 
 @dataclass(frozen=True)
@@ -78,6 +94,7 @@ class AsyncRun:
         activity: exact counts.
         records: the populations named in `record`.
         reads: which of `spikes` and `potentials` the source model returns.
+        decode: what the source model makes of a readout's potentials, None if it returns them.
     """
 
     spikes: Tensor
@@ -86,14 +103,18 @@ class AsyncRun:
     activity: Activity
     records: dict[str, Record]
     reads: Literal["spikes", "potentials"]
+    decode: Callable[[Tensor], Tensor] | None = None
 
     @property
     def output(self) -> Tensor:
-        """What `net(x)` returns: spikes, or the potentials of a readout."""
-        return self.spikes if self.reads == "spikes" else self.potentials
+        """What `net(x)` returns: spikes, or the potentials of a readout, as it decodes them."""
+        if self.reads == "spikes":
+            return self.spikes
+        return self.potentials if self.decode is None else self.decode(self.potentials)
 
 
-def _layout(graph: Graph) -> Layout:
+def layout_of_state(graph: Graph) -> Layout:
+    """Return what two networks must have in common to share a state."""
     return (graph.input_shape, *((p.name, p.shape) for p in graph.populations))
 
 
@@ -101,42 +122,26 @@ def check_state(state: AsyncState, graph: Graph, samples: int) -> None:
     """Raise InputError unless the state is of this graph and number of samples, and finite."""
     if not isinstance(state, AsyncState):
         raise InputError(f"state is a {type(state).__name__}; pass the `state` of an earlier run, or None")
-    if state.layout != _layout(graph):
+    if state.layout != layout_of_state(graph):
         raise InputError(
-            f"the state is of a network with {state.layout}, this one has {_layout(graph)}; "
+            f"the state is of a network with {state.layout}, this one has {layout_of_state(graph)}; "
             "pass the state of the same network or None to start from rest"
         )
-    shapes = (tuple(state.potentials.shape), tuple(state.spikes.shape), len(state.pending.offsets) - 1)
-    if shapes != ((samples, graph.size), (samples, graph.size), samples):
+    if len(state.sample_ids) != samples or len(state.standing.spikes) != samples:
         raise InputError(
-            f"the state is of {shapes[-1]} samples (potentials {shapes[0]}, spikes {shapes[1]}), the run of "
-            f"{samples}; pass the state of the same stream or None to start from rest"
+            f"the state is of {len(state.standing.spikes)} samples, the run of {samples}; pass the state of the same "
+            "stream or None to start from rest"
         )
-    if not np.isfinite(state.potentials.detach().numpy()).all():
+    if not all(value.isfinite().all() for neurons in state.standing.neurons for value in neurons):
         raise InputError("the state's potentials are NaN or infinite; start from rest with state=None")
 
 
-def state_of(graph: Graph, simulation: Simulation, start: Start, potentials: Tensor) -> AsyncState:
-    """Return the state after a run that ended with `potentials` (B, N)."""
-    return AsyncState(
-        potentials=potentials,
-        spikes=torch.from_numpy(simulation.spikes[-1].numpy().astype(np.int32)),
-        pending=simulation.pending,
-        timestep=start.timestep + len(simulation.spikes),
-        seed=start.seed,
-        sample_ids=torch.from_numpy(start.sample_ids),
-        layout=_layout(graph),
-    )
-
-
 def activity_of(graph: Graph, counts: Counts) -> Activity:
-    """Return an engine's counts as tensors by population."""
+    """Return the counts of a run (T, B) by population."""
     return Activity(
-        spikes={
-            p.name: torch.from_numpy(counts.spikes[:, :, i].copy()) for i, p in enumerate(graph.populations)
-        },
-        forward_steps=torch.from_numpy(counts.forward_steps),
-        first_output_step=torch.from_numpy(counts.first_output_step),
-        synaptic_operations=torch.from_numpy(counts.synaptic_operations),
-        neuron_updates=torch.from_numpy(counts.neuron_updates),
+        spikes={p.name: counts.spikes[:, :, i] for i, p in enumerate(graph.populations)},
+        forward_steps=counts.forward_steps,
+        first_output_step=counts.first_output_step,
+        synaptic_operations=counts.synaptic_operations,
+        neuron_updates=counts.neuron_updates,
     )

@@ -49,9 +49,21 @@ class Random:
         return pending.uniform
 
 
+def momentum_key(potential: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return potentials rounded to 20 significant bits.
+
+    Sums of the same currents in another order, or in another engine, then order alike and tie by neuron index.
+    """
+    bits = np.ascontiguousarray(potential, dtype=np.float64).view(np.int64)
+    return ((bits + (1 << 32)) & ~((1 << 33) - 1)).view(np.float64)
+
+
 @dataclass(frozen=True)
 class Momentum:
-    """Highest membrane potential at the moment of spiking first, plus `noise` * U(0, 1) (MS, ibid.)."""
+    """Highest membrane potential at the moment of spiking first, plus `noise` * U(0, 1) (MS, ibid.).
+
+    Potentials count as `momentum_key` rounds them.
+    """
 
     noise: float = 0.0
 
@@ -61,7 +73,7 @@ class Momentum:
             raise OptionError(f"momentum_noise={self.noise!r} must be a finite number of at least 0")
 
     def priorities(self, pending: Pending) -> NDArray[np.float64]:
-        return -(pending.potential + self.noise * pending.uniform)
+        return -(momentum_key(pending.potential) + self.noise * pending.uniform)
 
 
 @dataclass(frozen=True)

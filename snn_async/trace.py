@@ -3,17 +3,15 @@
 What sums and max pooling pass on within a forward step is left out; the neurons that it reached are those evaluated.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from snn_async.engines.contract import Engine, Execution, Simulation, Start
-from snn_async.engines.event_log import EventLog
-from snn_async.graph import INPUT, Graph, Junction, Population
-from snn_async.values import collect
+from snn_async.engines.contract import Execution, Simulation
+from snn_async.graph import INPUT, Graph, Junction
+from snn_async.learning.rule import Job, Trajectory
 
 SHOWN = 8  # entries of one population in one cell of the text
 HEADER = ("t", "step", "evaluated", "delivered", "fired", "pending")
@@ -85,23 +83,20 @@ class Trace:
         )
 
 
-def trace_sample(
-    engine: Engine, graph: Graph, execution: Execution, x: Tensor, start: Start, sample: int
-) -> Trace:
-    """Run one sample as in evaluation, without gradients, and return what happened.
+def trace_of(job: Job, trajectory: Trajectory, sample: int) -> Trace:
+    """Return what a run of one sample did.
 
     Args:
-        x: (T, 1, S) of the model's dtype.
+        job: of x (T, 1, S), with logs kept.
         sample: its place in the batch, for the heading.
     """
-    # a network in training mode draws dropout masks: traced without them, and torch's generator untouched
-    with torch.no_grad(), torch.random.fork_rng(devices=()):
-        values = collect(graph, x, None)
-    none = (None,) * len(graph.projections)
-    values = replace(values, source_scale=none, target_scale=none)
-    execution = replace(execution, refractory_dropout=(0.0,) * len(graph.populations))
-    simulation = engine.simulate(graph, execution, values, start, keep_log=True)
-    return Trace(_rows(graph, execution, simulation), _heading(execution, start, sample, engine.name))
+    rows: list[TraceRow] = []
+    carried: list[TraceEvent] = []
+    for t, simulation in enumerate(trajectory.simulations):
+        timestep = _Timestep(job.graph, job.execution, simulation, job.x[t, 0], t, carried)
+        rows += timestep.rows()
+        carried = timestep.left
+    return Trace(rows, _heading(job, sample))
 
 
 def describe_execution(execution: Execution) -> str:
@@ -112,13 +107,13 @@ def describe_execution(execution: Execution) -> str:
     return f"{_option(execution.scheduler)}, F = {size}"
 
 
-def _heading(execution: Execution, start: Start, sample: int, engine: str) -> str:
+def _heading(job: Job, sample: int) -> str:
+    execution = job.execution
     parts = [describe_execution(execution), f"stop {_option(execution.stop)}"]
     if not execution.layered:
         parts += [f"leftover {execution.leftover}", f"input {execution.input}"]
-    return (
-        f"sample {sample} (id {start.sample_ids[0]}, seed {start.seed}): {', '.join(parts)}, engine {engine}"
-    )
+    parts.append(f"engine {job.engine.name}")
+    return f"sample {sample} (id {int(job.sample_ids[0])}, seed {job.seed}): {', '.join(parts)}"
 
 
 def _option(option: object) -> str:
@@ -127,90 +122,97 @@ def _option(option: object) -> str:
     return type(option).__name__.lower() + (f"({', '.join(values)})" if values else "")
 
 
-def _rows(graph: Graph, execution: Execution, simulation: Simulation) -> list[TraceRow]:
-    log = simulation.log
-    assert log is not None
-    events, ends = _events(graph, log)
-    relays = {junction.name for junction in graph.junctions if not junction.waits}
-    waiting: list[int] = []  # rows of the log
-    rows = []
-    for t, count in enumerate(simulation.counts.forward_steps[:, 0].tolist()):
-        emitted = list(range(*log.emitted[0, 1 + t : 3 + t]))
-        turns = log.turn_step[t, 0].tolist()
-        passed = [events[e] for e in emitted if events[e].population in relays]
-        emitted = [e for e in emitted if events[e].population not in relays]
-        if execution.layered:
-            rows += _layered_timestep(graph, t, count, [events[e] for e in emitted], _inputs(log, t), turns)
-            continue
-        for step in range(count):
-            delivered = [e for e in waiting if ends[e] == (t, step)]
-            new = [e for e in emitted if events[e].step == step]
-            waiting = [e for e in waiting if ends[e] != (t, step)]
-            waiting += [e for e in new if _leads_on(graph, events[e].population)]
-            arrived = (_inputs(log, t) if step == 0 else ()) + tuple(events[e] for e in delivered)
-            took = _named(graph, [p for p in range(len(graph.populations)) if turns[p] == step])
-            reaching = (*arrived, *(event for event in passed if event.step == step))
-            rows.append(
-                TraceRow(
-                    timestep=t,
-                    step=step,
-                    evaluated=_named(graph, {graph.index[n] for n in (*took, *_targets(graph, reaching))}),
-                    turns=took,
-                    delivered=arrived,
-                    fired=tuple(events[e] for e in new if events[e].population != INPUT),
-                    pending=tuple(events[e] for e in waiting),
-                )
-            )
-        if waiting:
-            carried = execution.leftover == "carry"
-            rows[-1] = replace(rows[-1], leftover="carried" if carried else "dropped")
-            waiting = waiting if carried else []
-    return rows
+class _Timestep:
+    """One timestep of one sample, from its event log.
+
+    Attributes:
+        left: the events carried over to the next one.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        execution: Execution,
+        simulation: Simulation,
+        x: Tensor,
+        t: int,
+        carried: list[TraceEvent],
+    ) -> None:
+        log = simulation.log
+        assert log is not None
+        self.graph, self.execution, self.t = graph, execution, t
+        self.count = int(simulation.counts.forward_steps[0])
+        columns = zip(log.source.tolist(), log.amplitude.tolist(), log.step.tolist(), strict=True)
+        emitted = [TraceEvent(*_place(graph, s), a, t, step) for s, a, step in columns]
+        self.carried = len(carried)
+        self.events = [*carried, *emitted[self.carried :]]
+        self.left = [self.events[row] for row in log.left.tolist()]
+        self.turns = log.turn_step[0].tolist()
+        self.inputs = [TraceEvent(INPUT, i, float(x[i]), t, 0) for i in x.nonzero()[:, 0].tolist()]
+        if execution.queues_input:
+            self.inputs = []
+        self.delivered: dict[int, dict[int, int]] = {row: {} for row in range(len(self.events))}
+        for row, k, step in zip(
+            log.event.tolist(), log.projection.tolist(), log.step_of_delivery.tolist(), strict=True
+        ):
+            self.delivered[row][k] = step
+        instant = {junction.name for junction in graph.junctions if not junction.waits}
+        self.own = [row for row, event in enumerate(self.events) if event.population not in instant]
+        self.ways = {name: _ways(graph, name) for name in (INPUT, *graph.nodes)}
+
+    def rows(self) -> list[TraceRow]:
+        """Return its forward steps."""
+        rows = [self._row(step) for step in range(self.count)]
+        if rows and rows[-1].pending:
+            carries = self.execution.leftover == "carry"
+            rows[-1] = replace(rows[-1], leftover="carried" if carries else "dropped")
+        return rows
+
+    def _row(self, step: int) -> TraceRow:
+        graph = self.graph
+        turns = [p for p in range(len(graph.populations)) if self.turns[p] == step]
+        if self.execution.layered:
+            turns = turns[
+                -1:
+            ]  # one that nothing reached shares its number with the next, which made the step
+        took = [graph.populations[p].name for p in turns]
+        inputs = self.inputs if self._inputs_arrive(step, took) else []
+        reached = {
+            graph.projections[k].target for way in self.delivered.values() for k in way if way[k] == step
+        }
+        if inputs and not self.execution.layered:
+            reached |= {graph.projections[k].target for k in self.ways[INPUT]}
+        evaluated = took if self.execution.layered else [n for n in graph.index if n in reached or n in took]
+        fired = [self.events[row] for row in self.own if self._emitted(row) == step]
+        return TraceRow(
+            timestep=self.t,
+            step=step,
+            evaluated=tuple(evaluated),
+            turns=tuple(took),
+            delivered=(*inputs, *(self.events[r] for r in self.own if step in self.delivered[r].values())),
+            fired=tuple(event for event in fired if event.population != INPUT),
+            pending=tuple(self.events[row] for row in self.own if self._waits(row, step)),
+        )
+
+    def _inputs_arrive(self, step: int, took: list[str]) -> bool:
+        if not self.execution.layered:
+            return step == 0
+        return bool(took) and INPUT in _sources(self.graph, took[0])
+
+    def _emitted(self, row: int) -> int:
+        return -1 if row < self.carried else self.events[row].step
+
+    def _waits(self, row: int, step: int) -> bool:
+        """Whether an event has yet to be delivered somewhere after a forward step."""
+        if self._emitted(row) > step:
+            return False
+        done = self.delivered[row]
+        return any(done.get(k, self.count) > step for k in self.ways[self.events[row].population])
 
 
-def _layered_timestep(
-    graph: Graph,
-    t: int,
-    count: int,
-    emitted: Sequence[TraceEvent],
-    inputs: tuple[TraceEvent, ...],
-    turns: Sequence[int],
-) -> list[TraceRow]:
-    """One population per step; a spike with several targets arrives at each of them at that one's step."""
-    # a population that nothing reached shares its number with the next one, which made the step
-    populations = {turns[p]: p for p in range(len(graph.populations)) if 0 <= turns[p] < count}
-    released = {j.name: turns[len(graph.populations) + i] for i, j in enumerate(graph.junctions)}
-    rows = []
-    for step, p in sorted(populations.items()):
-        name = graph.populations[p].name
-        sources = _sources(graph, name)
-        past = [event for event in emitted if event.step < step]
-        waiting = [
-            event
-            for event in emitted
-            if event.step <= step and _still_needed(graph, event.population, p, step, released)
-        ]
-        arrived = (inputs if INPUT in sources else ()) + tuple(e for e in past if e.population in sources)
-        fired = tuple(event for event in emitted if event.step == step)
-        leftover: Literal["", "dropped"] = "dropped" if waiting and step == count - 1 else ""
-        rows.append(TraceRow(t, step, (name,), (name,), arrived, fired, tuple(waiting), leftover))
-    return rows
-
-
-def _events(graph: Graph, log: EventLog) -> tuple[list[TraceEvent], list[tuple[int, int]]]:
-    """Return every row of the log as an event, and its (timestep, step) of delivery."""
-    timestep = [t for t in range(-1, log.emitted.shape[1] - 2) for _ in range(*log.emitted[0, 1 + t : 3 + t])]
-    events = [
-        TraceEvent(*_place(graph, int(s)), float(a), t, int(step))
-        for s, a, t, step in zip(log.source, log.amplitude, timestep, log.step, strict=True)
-    ]
-    return events, list(zip(log.delivered_timestep.tolist(), log.delivered_step.tolist(), strict=True))
-
-
-def _inputs(log: EventLog, t: int) -> tuple[TraceEvent, ...]:
-    here = slice(*log.inputs[t : t + 2])
-    pairs = zip(log.input_source[here].tolist(), log.input_amplitude[here].tolist(), strict=True)
-    return tuple(TraceEvent(INPUT, i, a, t, 0) for i, a in pairs)
+def _ways(graph: Graph, name: str) -> list[int]:
+    """Return the projections by which a node's events go on within their timestep."""
+    return [k for k, p in enumerate(graph.projections) if p.source == name and not p.delayed]
 
 
 def _place(graph: Graph, source: int) -> tuple[str, int]:
@@ -224,18 +226,6 @@ def _place(graph: Graph, source: int) -> tuple[str, int]:
     raise IndexError(source)
 
 
-def _targets(graph: Graph, events: Iterable[TraceEvent]) -> list[str]:
-    """Return the populations that events reach by themselves."""
-    sources = {event.population for event in events}
-    reached = [k.target for source in sources for k in graph.out_of(source) if not k.delayed]
-    return [name for name in reached if name in graph.index]
-
-
-def _leads_on(graph: Graph, name: str) -> bool:
-    """Return whether a node's events go anywhere within their timestep."""
-    return any(not projection.delayed for projection in graph.out_of(name))
-
-
 def _sources(graph: Graph, name: str) -> set[str]:
     """Return the nodes whose events reach a population, through junctions that pass them on at once."""
     found: set[str] = set()
@@ -246,25 +236,6 @@ def _sources(graph: Graph, name: str) -> set[str]:
         elif not projection.delayed:
             found.add(projection.source)
     return found
-
-
-def _still_needed(graph: Graph, name: str, p: int, step: int, released: Mapping[str, int]) -> bool:
-    """Return whether a node's events have yet to reach something, behind a barrier after population p's turn."""
-    for projection in graph.out_of(name):
-        target = graph.nodes[projection.target]
-        if isinstance(target, Population):
-            if not projection.delayed and graph.index[target.name] > p:
-                return True
-        elif target.waits:
-            if released[target.name] > step:
-                return True
-        elif _still_needed(graph, target.name, p, step, released):
-            return True
-    return False
-
-
-def _named(graph: Graph, indices: Iterable[int]) -> tuple[str, ...]:
-    return tuple(graph.populations[p].name for p in sorted(indices))
 
 
 # -- text ----------------------------------------------------------------------------------------------

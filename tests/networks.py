@@ -11,10 +11,9 @@ from snn_async.graph import INPUT, Dropout, Graph, Junction, Population, Project
 from snn_async.graph.grids import Grid, size_of
 from snn_async.graph.synapses import Convolution, Dense, Normalization, OneToOne, Synapses, wiring
 from snn_async.graph.windows import pooling
-from snn_async.network import AsyncNetwork, make_execution
-from snn_async.neurons import Neuron, NeuronParameters
-from snn_async.schedulers import make_scheduler
-from snn_async.stopping import make_stop_rule
+from snn_async.network import AsyncNetwork
+from snn_async.neurons import LinearNeuron, LinearParameters
+from snn_async.options import Options
 
 
 class ATan(torch.autograd.Function):
@@ -49,27 +48,27 @@ class Values(nn.Module):
             draw(0.3, 1),
         )
 
-    def read(self) -> NeuronParameters:
-        return NeuronParameters(self.leak, self.gain, self.offset, self.threshold)
+    def read(self) -> LinearParameters:
+        return LinearParameters(self.leak, self.gain, self.offset, self.threshold)
 
 
 KINDS: dict[str, dict[str, Any]] = {
     "subtract": dict(reset="subtract"),
     "subtract, detached": dict(reset="subtract", detach_reset=True),
     "subtract, retested": dict(reset="subtract", retest_residual=True),
-    "subtract, delayed": dict(reset="subtract", delayed_reset=True),
+    "subtract, delayed": dict(reset="none", delayed_reset="subtract"),
     "value": dict(reset="value", reset_value=-0.2),
     "value, detached": dict(reset="value", reset_value=0.1, detach_reset=True),
-    "value, delayed": dict(reset="value", delayed_reset=True),
-    "value, delayed, swallowing": dict(reset="value", delayed_reset=True, swallow_input=True),
+    "value, delayed": dict(reset="none", delayed_reset="value"),
+    "value, delayed, swallowing": dict(reset="none", delayed_reset="swallow"),
     "none": dict(reset="none"),
 }
 
 
-def neuron(kind: str, size: int, generator: torch.Generator, **options: Any) -> Neuron:
-    return Neuron(
+def neuron(kind: str, size: int, generator: torch.Generator, **options: Any) -> LinearNeuron:
+    return LinearNeuron(
         module=Values(size, generator),
-        read=Values.read,
+        parameters=Values.read,
         surrogate=ATan.apply,
         **{"inclusive": False} | KINDS[kind] | options,
     )
@@ -118,26 +117,24 @@ class Recipe:
         return Graph(populations, [projection(*edge) for edge in sorted(edges)], f"p{last}")
 
 
+class Drawn:
+    """A graph that no source model stands behind, as a network's source."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.shape, self._graph = graph.input_shape, graph
+
+    def graph(self, shape: tuple[int, ...]) -> Graph:
+        return self._graph
+
+    def check(self, model: nn.Module, graph: Graph) -> None:
+        pass
+
+
 def network(graph: Graph, engine: Any, seed: int = 0, **options: Any) -> AsyncNetwork:
-    """An AsyncNetwork around a graph that no source model stands behind."""
-    given = dict(
-        scheduler="momentum",
-        forward_group_size=8,
-        refractory=None,
-        refractory_dropout=0.0,
-        stop="quiescent",
-        leftover="drop",
-        input="prioritized",
-        momentum_noise=0.0,
-        max_forward_steps=10_000,
-    )
-    given |= options
-    noise, stop = given.pop("momentum_noise"), make_stop_rule(given.pop("stop"))
-    order = make_scheduler(given.pop("scheduler"), noise)
-    execution = make_execution(graph, scheduler=order, stop=stop, **given)
+    """An AsyncNetwork around a graph, on an engine or the one of a name."""
     modules = [module for _, module in graph.modules]
     modules += [d.module for p in graph.projections for d in (*p.source_dropout, *p.target_dropout)]
-    return AsyncNetwork(nn.ModuleList(modules), graph, engine, execution, seed)
+    return AsyncNetwork(nn.ModuleList(modules), Drawn(graph), Options(**options), engine, seed)
 
 
 class Drawing:
@@ -337,3 +334,10 @@ def frames(graph: Graph, steps: int, samples: int, seed: int = 0, analog: bool =
         torch.randn(shape, generator=generator, dtype=torch.float64) if analog else torch.ones(shape).double()
     )
     return active * amplitude
+
+
+class Latest:
+    """A scheduler written in Python: youngest first, then by everything else it is shown."""
+
+    def priorities(self, pending: Any) -> Any:
+        return -(100.0 * pending.timestep + pending.step) + pending.uniform - 0.1 * pending.potential

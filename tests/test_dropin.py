@@ -1,6 +1,7 @@
 """Drop-in layers are the frameworks' own neurons, plus options that `asynchronize` reads."""
 
 import copy
+import importlib
 import io
 import pickle
 
@@ -13,36 +14,64 @@ from torch import nn
 
 from snn_async import snntorch as ours
 from snn_async import spikingjelly as ours_sj
-from snn_async.capture import build_graph
 from snn_async.errors import OptionError
+from snn_async.frameworks.libraries import adapter_of
 
-PAIRS = [
-    (
-        ours.Leaky,
-        snntorch.Leaky,
-        (0.9,),
-        {"threshold": 0.5, "reset_mechanism": "zero", "surrogate_disable": True},
-    ),
-    (ours.Lapicque, snntorch.Lapicque, (0.9,), {"threshold": 0.5, "surrogate_disable": True}),
-    (ours_sj.IFNode, neuron.IFNode, (0.7, None), {}),
-    (ours_sj.LIFNode, neuron.LIFNode, (3.0,), {"decay_input": False}),
-    (ours_sj.ParametricLIFNode, neuron.ParametricLIFNode, (), {"init_tau": 1.5}),
-]
+ARGUMENTS = {
+    snntorch.Leaky: ((0.9,), {"threshold": 0.5, "reset_mechanism": "zero"}),
+    snntorch.Lapicque: ((0.9,), {"threshold": 0.5}),
+    snntorch.RLeaky: ((0.9,), {"linear_features": 3}),
+    snntorch.Synaptic: ((0.8, 0.9), {"threshold": 0.5, "reset_delay": False}),
+    snntorch.RSynaptic: ((0.8, 0.9), {"all_to_all": False}),
+    snntorch.Alpha: ((0.8, 0.6), {"threshold": 0.1}),
+    snntorch.DeltaLeaky: ((0.5, 0.9), {"init_hidden": True}),
+    snntorch.StateLeaky: ((0.9, 3), {}),
+    snntorch.LinearLeaky: ((0.9, 3, 3), {}),
+    neuron.IFNode: ((0.7, None), {}),
+    neuron.LIFNode: ((3.0,), {"decay_input": False}),
+    neuron.ParametricLIFNode: ((), {"init_tau": 1.5}),
+    neuron.SimpleLIFNode: ((2.0, True), {}),
+    neuron.CUBALIFNode: ((), {"v_reset": None}),
+    neuron.NoisyCUBALIFNode: ((3,), {"is_training": False, "T": 6}),
+    neuron.GatedLIFNode: ((6,), {}),
+    neuron.ActivationAwareIFNode: ((0.7, 0.1), {}),
+}
+
+
+def pairs():
+    for dropins, originals in ((ours, snntorch), (ours_sj, neuron)):
+        for name in dropins.__all__:
+            original = getattr(originals, name)
+            args, kwargs = ARGUMENTS.get(original, ((), {}))
+            if originals is snntorch:  # whose other surrogate functions cannot be pickled
+                kwargs = kwargs | {"surrogate_disable": True}
+            yield pytest.param(getattr(dropins, name), original, args, kwargs, id=name)
+
+
+PAIRS = list(pairs())
 OPTIONS = {"refractory": "off", "refractory_dropout": 0.25}
 
 
 def outputs(module):
+    x = 6 * torch.rand(6, 2, 3, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        out = [module(x) for x in 6 * torch.rand(6, 2, 3, generator=torch.Generator().manual_seed(0))]
-    return torch.cat([o[0] if isinstance(o, tuple) else o for o in out])
+        if adapter_of(module).step_mode(module) == "m":
+            x = x[:, :, :, None, None] if isinstance(module, neuron.GatedLIFNode) else x
+            out = module(x)
+            return out[0] if isinstance(out, tuple) else out
+        out = [module(frame) for frame in x]
+    return torch.cat([o[0] if isinstance(o, tuple | list) else o for o in out])
 
 
 @pytest.mark.parametrize(("kind", "original", "args", "kwargs"), PAIRS)
 def test_behaves_as_the_original(kind, original, args, kwargs):
+    torch.manual_seed(0)
     module, plain = kind(*args, **kwargs, **OPTIONS), original(*args, **kwargs)
     module.load_state_dict(plain.state_dict())
     plain.load_state_dict(module.state_dict())
-    assert repr(kind(*args, **kwargs)) == repr(plain) and "refractory='off'" in repr(module)
+    without = kind(*args, **kwargs)
+    without.load_state_dict(plain.state_dict())
+    assert repr(without) == repr(plain) and "refractory='off'" in repr(module)
     expected = outputs(plain)
     for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module)), module):
         assert torch.equal(outputs(twin), expected) and expected.any()
@@ -51,9 +80,9 @@ def test_behaves_as_the_original(kind, original, args, kwargs):
 
 @pytest.mark.parametrize(("kind", "original", "args", "kwargs"), PAIRS)
 def test_options_are_read_and_checked(kind, original, args, kwargs):
-    mapped = (
-        build_graph(nn.Sequential(nn.Linear(3, 3), kind(*args, **kwargs, **OPTIONS))).populations[0].neuron
-    )
+    module = kind(*args, **kwargs, **OPTIONS)
+    shape = (3, 1, 1) if isinstance(module, neuron.GatedLIFNode) else (3,)
+    mapped = adapter_of(module).make_neuron("n", module, shape)
     assert (mapped.refractory, mapped.refractory_dropout) == ("off", 0.25)
     with pytest.raises(OptionError, match=f"{kind.__name__}: refractory='never'.*discard"):
         kind(*args, **kwargs, refractory="never")
@@ -61,7 +90,16 @@ def test_options_are_read_and_checked(kind, original, args, kwargs):
         kind(*args, **kwargs, refractory_dropout=1.5)
 
 
+def test_there_is_one_of_every_class_that_spikes():
+    for dropins, package in ((ours, "snntorch"), (ours_sj, "spikingjelly")):
+        adapter = importlib.import_module(f"snn_async.frameworks.{package}")
+        assert set(dropins.__all__) == {
+            c.__name__ for c in adapter.SUPPORTED if "NonSpiking" not in c.__name__
+        }
+
+
 def test_the_frameworks_resets_find_them():
+    snntorch.SpikingNeuron.init()  # snnTorch resets every neuron there ever was, which fails for a new DeltaLeaky
     net = nn.Sequential(ours.Leaky(0.9, init_hidden=True))
     net(torch.ones(1, 2))
     utils.reset(net)

@@ -9,23 +9,23 @@ import torch
 from networks import ATan, network
 from torch import nn
 
-from snn_async.engines.numba.engine import NumbaEngine
-from snn_async.engines.reference.engine import ReferenceEngine
 from snn_async.errors import OptionError
 from snn_async.graph import INPUT, Graph, Junction, Population, Projection
 from snn_async.graph.synapses import Convolution, Dense, OneToOne
 from snn_async.graph.windows import pooling
-from snn_async.neurons import Neuron, NeuronParameters
+from snn_async.neurons import LinearNeuron, LinearParameters
 
 
 class Plain(nn.Module):
     def read(self):
         one = torch.ones((), dtype=torch.float64)
-        return NeuronParameters(leak=one, gain=one, offset=0 * one, threshold=one)
+        return LinearParameters(leak=one, gain=one, offset=0 * one, threshold=one)
 
 
-NEURON = Neuron(Plain(), Plain.read, ATan.apply, inclusive=False, reset="value")
-SILENT = Neuron(Plain(), Plain.read, torch.zeros_like, inclusive=False, reset="none", spiking=False)
+NEURON = LinearNeuron(Plain(), ATan.apply, inclusive=False, reset="value", parameters=Plain.read)
+SILENT = LinearNeuron(
+    Plain(), torch.zeros_like, inclusive=False, reset="none", spiking=False, parameters=Plain.read
+)
 
 
 def dense(rows, source=None):
@@ -44,11 +44,6 @@ def conv(grid, kernel):
 
 def edge(source, target, synapses, **options):
     return Projection(f"{source}->{target}", source, target, synapses, **options)
-
-
-@pytest.fixture(params=[ReferenceEngine, NumbaEngine], ids=["reference", "numba"])
-def engine(request):
-    return request.param()
 
 
 def run(engine, graph, *frames, **options):

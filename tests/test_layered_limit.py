@@ -99,9 +99,8 @@ CASES = [(snntorch_model, snntorch_run, name, make) for name, make in SNNTORCH.i
 CASES += [(spikingjelly_model, spikingjelly_run, name, make) for name, make in SPIKINGJELLY.items()]
 
 
-@pytest.mark.parametrize("backend", ["reference", "numba"])
 @pytest.mark.parametrize("build, run, make", [pytest.param(b, r, m, id=name) for b, r, name, m in CASES])
-def test_unlimited_groups_are_layered_backprop(build, run, make, backend):
+def test_unlimited_groups_are_layered_backprop(build, run, make, engine):
     model, x = build(make), inputs().requires_grad_()
     spikes, potentials = run(model, x)
     weights = torch.randn(2, *spikes.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -109,7 +108,7 @@ def test_unlimited_groups_are_layered_backprop(build, run, make, backend):
     expected = torch.autograd.grad((weights[0] * spikes + weights[1] * potentials).sum(), leaves)
     assert 0 < spikes.sum() < 0.9 * spikes.numel()
     for scheduler in ("random", "layered"):
-        net = snn_async.asynchronize(model, scheduler=scheduler, forward_group_size=None, backend=backend)
+        net = snn_async.asynchronize(model, scheduler=scheduler, forward_group_size=None, backend=engine)
         ours = net.run(x)
         assert torch.equal(ours.spikes, spikes)
         torch.testing.assert_close(ours.potentials, potentials, rtol=1e-10, atol=1e-10)
@@ -188,3 +187,14 @@ def test_a_non_spiking_readout_returns_the_frameworks_potentials(node):
         torch.autograd.grad(ours.square().sum(), list(model.parameters())), expected, strict=True
     ):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("decode", ["max-mem", "max-abs-mem", "mean-mem", "last_mem"])
+def test_a_readout_decodes_as_its_framework_does(decode):
+    model = spikingjelly_model(lambda: neuron.LIFNode(surrogate_function=surrogate.ATan(), v_threshold=0.6))
+    model[-1] = neuron.NonSpikingLIFNode(decode=decode)
+    functional.reset_net(model)
+    expected = model(inputs())
+    run = snn_async.asynchronize(model, forward_group_size=None).run(inputs())
+    torch.testing.assert_close(run.output, expected, rtol=1e-10, atol=1e-10)
+    assert run.potentials.shape == (T, B, SIZES[-1])

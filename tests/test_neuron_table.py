@@ -9,8 +9,8 @@ import snntorch
 from spikingjelly.activation_based import neuron
 from torch import nn
 
-from snn_async.capture import snntorch as snntorch_adapter
-from snn_async.capture import spikingjelly as spikingjelly_adapter
+from snn_async.frameworks import snntorch as snntorch_adapter
+from snn_async.frameworks import spikingjelly as spikingjelly_adapter
 
 README = Path(__file__).parent.parent / "README.md"
 PACKAGES = {"snnTorch": (snntorch, snntorch_adapter), "SpikingJelly": (neuron, spikingjelly_adapter)}
@@ -42,3 +42,5 @@ def test_the_readme_lists_every_public_neuron_with_what_the_adapter_does(package
     for name, (status, reason) in rows.items():
         if status == "refused":
             assert (adapter.REASONS | adapter.BASES)[name] == reason, name
+        elif status != "supported":
+            assert status == "layer" and not issubclass(getattr(module, name), snntorch.SpikingNeuron), name

@@ -5,7 +5,7 @@ import io
 import re
 from pathlib import Path
 
-from lightning_modules.quiet import quiet_lightning
+from lightning_modules.training.lightning_warnings import quiet_lightning
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

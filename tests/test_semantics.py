@@ -11,12 +11,10 @@ from networks import ATan, network
 from torch import nn
 
 from snn_async import random_keys
-from snn_async.engines.numba.engine import NumbaEngine
-from snn_async.engines.reference.engine import ReferenceEngine
 from snn_async.errors import RunawayError
 from snn_async.graph import INPUT, Graph, Population, Projection
 from snn_async.graph.synapses import Dense
-from snn_async.neurons import Neuron, NeuronParameters
+from snn_async.neurons import LinearNeuron, LinearParameters
 
 COMPETING = [[2.0, -2.0, 0.0], [-2.0, 2.0, 0.5]]  # rows Y, Z; columns A, B, C
 EXCITING = [[2.0, 2.0, -1.0], [0.0, 0.0, 0.0]]
@@ -25,7 +23,7 @@ EXCITING = [[2.0, 2.0, -1.0], [0.0, 0.0, 0.0]]
 class Plain(nn.Module):
     def read(self):
         one = torch.ones((), dtype=torch.float64)
-        return NeuronParameters(leak=one, gain=one, offset=0 * one, threshold=one)
+        return LinearParameters(leak=one, gain=one, offset=0 * one, threshold=one)
 
 
 def dense(rows, bias=None):
@@ -38,7 +36,7 @@ def dense(rows, bias=None):
 
 
 def graph(output_weights, output_bias=None, reset="value"):
-    neuron = Neuron(Plain(), Plain.read, ATan.apply, inclusive=False, reset=reset)
+    neuron = LinearNeuron(Plain(), ATan.apply, inclusive=False, reset=reset, parameters=Plain.read)
     return Graph(
         [Population("hidden", 3, neuron), Population("output", 2, neuron)],
         [
@@ -47,11 +45,6 @@ def graph(output_weights, output_bias=None, reset="value"):
         ],
         "output",
     )
-
-
-@pytest.fixture(params=[ReferenceEngine, NumbaEngine], ids=["reference", "numba"])
-def engine(request):
-    return request.param()
 
 
 def run(engine, weights=COMPETING, frames=((1.0, 0.0),), bias=None, reset="value", **options):

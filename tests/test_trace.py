@@ -9,8 +9,6 @@ from networks import Recipe, frames, network
 from test_semantics import COMPETING, graph
 
 from snn_async import plots
-from snn_async.engines.numba.engine import NumbaEngine
-from snn_async.engines.reference.engine import ReferenceEngine
 from snn_async.errors import InputError, OptionError
 
 MOMENTUM = """\
@@ -50,11 +48,9 @@ OPTIONS = [
     dict(scheduler="momentum", momentum_noise=0.5, refractory="off", stop="output(1)"),
     dict(scheduler="layered"),
 ]
-ENGINES = [ReferenceEngine(), NumbaEngine()]
 FRAMES = torch.tensor([[1.0, 0.0], [0.0, 0.0], [-2.0, 0.0]], dtype=torch.float64).unsqueeze(1)
 
 
-@pytest.mark.parametrize("engine", ENGINES, ids=lambda e: e.name)
 def test_the_tables_followed_by_hand(engine):
     net = network(graph(COMPETING), engine, scheduler="momentum", forward_group_size=1)
     assert str(net.trace(FRAMES)) == MOMENTUM.format(engine.name)
@@ -66,10 +62,10 @@ def test_the_tables_followed_by_hand(engine):
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda o: o["scheduler"])
-def test_a_trace_is_what_the_sample_does_in_its_batch_whatever_the_engine(option):
+def test_a_trace_is_what_the_sample_does_in_its_batch_whatever_the_engine(option, engine):
     recipe = Recipe((6, 5, 4, 3), ("subtract",) * 3, skips=((-1, 1), (0, 2)), dropout=("source", "target"))
     x, ids, built = frames(recipe.graph(), 4, 5, recipe.seed), [3, 1, 4, 1, 5], recipe.graph()
-    nets = [network(built, engine, seed=9, **option) for engine in ENGINES]
+    nets = [network(built, engine, seed=9, **option) for engine in ("reference", engine)]
     state = torch.get_rng_state()
     rows, again = (net.train().trace(x, 2, sample_ids=ids).rows for net in nets)
     assert rows == again and torch.equal(state, torch.get_rng_state())
@@ -93,20 +89,20 @@ def test_a_trace_is_what_the_sample_does_in_its_batch_whatever_the_engine(option
 def test_a_layered_trace_delivers_a_spike_to_each_target_at_that_ones_step():
     recipe = Recipe((4, 3, 3, 2), ("value",) * 3, skips=((0, 2),), seed=1)
     x = torch.ones(1, 1, 4, dtype=torch.float64)
-    first, second, last = network(recipe.graph(), NumbaEngine(), scheduler="layered").trace(x).rows
+    first, second, last = network(recipe.graph(), "numba", scheduler="layered").trace(x).rows
     assert first.fired and first.pending == second.delivered == first.fired
     assert second.pending == last.delivered == first.fired + second.fired and not last.pending
 
 
 def test_a_sample_that_is_not_there():
-    net = network(graph(COMPETING), ReferenceEngine())
+    net = network(graph(COMPETING), "reference")
     for sample in (1, -1, 0.0):
         with pytest.raises(InputError, match=r"not one of the batch's 1; choose from 0 to 0"):
             net.trace(FRAMES, sample)
 
 
 def test_figures_of_what_cannot_be_drawn():
-    net = network(graph(COMPETING), ReferenceEngine())
+    net = network(graph(COMPETING), "reference")
     for timesteps in (4, 0, 1.5, "2", True):
         with pytest.raises(OptionError, match=f"timesteps={timesteps!r} must be from 1 to the input's 3"):
             plots.timeline(net, FRAMES, timesteps=timesteps)
@@ -140,7 +136,7 @@ def test_many_inputs_are_abbreviated():
     recipe = Recipe((60, 3), ("value",))
     x = torch.zeros(1, 1, 60, dtype=torch.float64)
     x[..., ::2], x[..., 0] = 1, 0.25
-    row = network(recipe.graph(), ReferenceEngine()).trace(x)
+    row = network(recipe.graph(), "reference").trace(x)
     assert "input[0x0.25 2 4 6 8 10 12 14 ... 30 in all]" in str(row)
 
 
@@ -148,7 +144,7 @@ def test_the_figures_are_drawn_without_pyplot(tmp_path):
     pytest.importorskip("matplotlib")
     recipe = Recipe((6, 5, 4, 3), ("subtract",) * 3)
     x = frames(recipe.graph(), 2, 2, recipe.seed)
-    net = network(recipe.graph(), NumbaEngine(), forward_group_size=2, stop="after(3)", leftover="carry")
+    net = network(recipe.graph(), "numba", forward_group_size=2, stop="after(3)", leftover="carry")
     figure = plots.timeline(net, x, sample=1)
     assert "momentum, F = 2" in figure.axes[1].get_title(loc="left")
     figure.savefig(tmp_path / "timeline.png")

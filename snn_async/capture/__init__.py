@@ -7,12 +7,12 @@ from snn_async.capture.folding import Step, fold
 from snn_async.capture.forms import is_flat, known_features
 from snn_async.capture.interpreting import Interpretation, interpret
 from snn_async.capture.tracing import preserved, trace
-from snn_async.capture.unchanged import check_settings, check_unchanged, settings_of
+from snn_async.capture.unchanged import Watch
 from snn_async.errors import InputError, UnsupportedModelError
 from snn_async.frameworks.libraries import UnreadError, adapter_of, check_module
 from snn_async.graph import Graph
 
-__all__ = ["Blueprint", "build_graph", "check_settings", "check_unchanged", "read_model", "settings_of"]
+__all__ = ["Blueprint", "build_graph", "read_model"]
 
 
 class Blueprint:
@@ -23,18 +23,20 @@ class Blueprint:
         shape: of the input, where the model's Linears say it; else None.
     """
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, model: nn.Module, step: Step) -> None:
         self._step = step
+        self._watch = Watch(model)
+        self._modes = {_modes(model)}  # in which the model is known to compute what was read
         self.flat = is_flat(step)
         features = known_features(step)
-        self.shape = None if features is None else (features,)
+        self.shape: tuple[int, ...] | None = None if features is None else (features,)
 
-    def check_mode(self, model: nn.Module, shape: tuple[int, ...]) -> None:
-        """Raise UnsupportedModelError if `model`, in the mode it is in now, computes something else than was read.
-
-        Args:
-            shape: of an input, for modules that have to be called to be known.
-        """
+    def check(self, model: nn.Module, graph: Graph) -> None:
+        """Raise UnsupportedModelError if the model is no longer what was read, or is something else in its mode."""
+        self._watch.check(graph, model)
+        modes = _modes(model)
+        if modes in self._modes:
+            return
         again = read_model(model)
         if again._step != self._step:
             raise UnsupportedModelError(
@@ -42,7 +44,8 @@ class Blueprint:
                 "that differs; make it the same in both modes (nn.Dropout and BatchNorm may differ), or call "
                 "asynchronize again in the mode that is run"
             )
-        again.graph(shape)
+        again.graph(graph.input_shape)
+        self._modes.add(modes)
 
     def graph(self, shape: tuple[int, ...]) -> Graph:
         """Return the graph for an input of `shape` per sample.
@@ -73,7 +76,12 @@ def read_model(model: nn.Module) -> Blueprint:
         raise UnsupportedModelError(f"the model is a {type(model).__name__}; pass a torch.nn.Module")
     for path, module in model.named_modules():
         check_module(path, module)
-    return Blueprint(fold(model, _interpret(model)))
+    return Blueprint(model, fold(model, _interpret(model)))
+
+
+def _modes(model: nn.Module) -> tuple[bool, ...]:
+    """Return which modules are in training mode."""
+    return tuple(module.training for module in model.modules())
 
 
 def build_graph(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> Graph:

@@ -1,6 +1,6 @@
 """From one step's expressions and the input's shape to a graph."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -28,7 +28,13 @@ from snn_async.graph.synapses import OneToOne, Synapses
 from snn_async.neurons import Neuron
 
 Dropouts = tuple[Dropout, ...]
-_LAST = "last output of "  # marks a source whose last timestep's spikes are meant
+
+
+class Origin(NamedTuple):
+    """Where an expression comes from: a node, with this timestep's events or, `delayed`, the last one's."""
+
+    node: str
+    delayed: bool = False
 
 
 def build(step: Step, shape: Shape) -> Graph:
@@ -146,7 +152,7 @@ class _Builder:
                 layer.name,
                 source,
                 target,
-                OneToOne(self._grid(source)),
+                OneToOne(self._grid(source.node)),
                 (*inside, layer.dropout),
                 dropouts,
                 port,
@@ -166,7 +172,7 @@ class _Builder:
             form = Form(numbered, form.shape)
         synapses = chain.synapses(form)
         if synapses.target != grid:
-            middle = self._node(expression)
+            middle = self._origin(expression)
             self._add(
                 f"{chain.name}.flatten",
                 middle,
@@ -177,58 +183,55 @@ class _Builder:
                 port,
             )
             return
-        if isinstance(synapses, OneToOne) and self._gains(target) > 1:
-            synapses = OneToOne(synapses.source, synapses.norm, per_unit=True)
         self._add(chain.name, source, target, synapses, inside, dropouts, port)
 
     def _join(self, expression: Expression, target: str, dropouts: Dropouts, port: int) -> None:
         """Connect one to one."""
         source, inside = self._source(expression)
         form, grid = self.forms.of(expression), self._takes(target)
-        synapses: Synapses = OneToOne(form.grid, per_unit=self._gains(target) > 1)
+        synapses: Synapses = OneToOne(form.grid)
         if form.grid != grid:
             synapses = renumbering(form, grid)
-        self._add(f"{source} to {target}", source, target, synapses, (*inside, *dropouts), (), port)
+        self._add(f"{source.node} to {target}", source, target, synapses, (*inside, *dropouts), (), port)
 
     def _add(
         self,
         name: str,
-        source: str,
+        source: Origin,
         target: str,
         synapses: Synapses,
         source_dropout: Dropouts,
         target_dropout: Dropouts,
         port: int,
     ) -> None:
-        delayed = source.startswith(_LAST)
-        source = source.removeprefix(_LAST)
+        node, delayed = source
         if delayed and (target not in self.populations or port):
             raise UnsupportedModelError(
                 f"{target!r} takes feedback of the last timestep, but is no neuron; in a recurrent container only one "
                 "layer may lie between the feedback and its neuron"
             )
         self.projections.append(
-            Projection(name, source, target, synapses, source_dropout, target_dropout, delayed, port)
+            Projection(name, node, target, synapses, source_dropout, target_dropout, delayed, port)
         )
 
     # -- nodes -----------------------------------------------------------------------------------------
 
-    def _source(self, expression: Expression) -> tuple[str, Dropouts]:
-        """Return the node that an expression comes from, and the dropouts that act on it there."""
+    def _source(self, expression: Expression) -> tuple[Origin, Dropouts]:
+        """Return where an expression comes from, and the dropouts that act on it there."""
         expression, dropouts = self._peeled(expression)
-        return self._node(expression), dropouts
+        return self._origin(expression), dropouts
 
-    def _node(self, expression: Expression) -> str:
+    def _origin(self, expression: Expression) -> Origin:
         """Return the node whose units are an expression, making a junction if there is none yet."""
         if isinstance(expression, Argument):
-            return INPUT
+            return Origin(INPUT)
         if isinstance(expression, Fired):
-            return expression.neuron
+            return Origin(expression.neuron)
         if isinstance(expression, Delayed):
-            return _LAST + self.step.feedback[expression.container]
+            return Origin(self.step.feedback[expression.container], delayed=True)
         if expression not in self.junctions:
             self._junction(expression)
-        return self.junctions[expression].name
+        return Origin(self.junctions[expression].name)
 
     def _junction(self, expression: Applied | Sum | Product) -> None:
         form = self.forms.of(expression)
@@ -260,7 +263,7 @@ class _Builder:
         self.junctions[expression] = Junction(name, "max", form.grid, before.grid, layer.windows(before))
         self._connect(expression.operand, name)
 
-    def _renumbered(self, expression: Expression, form: Form, grid: Grid) -> str:
+    def _renumbered(self, expression: Expression, form: Form, grid: Grid) -> Origin:
         """Return a junction with an expression's flattened features numbered on another grid."""
         flattened = Applied(FlattenLayer("flatten", ""), expression)
         if flattened not in self.junctions:
@@ -268,7 +271,7 @@ class _Builder:
             self.junctions[flattened] = Junction(name, "sum", grid, grid)
             source, dropouts = self._source(expression)
             self._add(name, source, name, renumbering(form, grid), dropouts, (), 0)
-        return self.junctions[flattened].name
+        return Origin(self.junctions[flattened].name)
 
     def _takes(self, target: str) -> Grid:
         if target in self.populations:
@@ -281,11 +284,6 @@ class _Builder:
         if source in self.populations:
             return self.populations[source].grid
         return next(junction.grid for junction in self.junctions.values() if junction.name == source)
-
-    def _gains(self, target: str) -> int:
-        """Return how many different input gains a node's units have."""
-        population = self.populations.get(target)
-        return 1 if population is None else population.neuron.parameters().gain.numel()
 
     def _unique(self, name: str) -> str:
         found, number = name, 1

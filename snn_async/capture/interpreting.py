@@ -31,8 +31,17 @@ from snn_async.capture.modules import KINDS, kind_of, refusal
 from snn_async.capture.opaque import OpaqueLayer
 from snn_async.capture.tracing import feed_back, last_output, recurrent_linear
 from snn_async.errors import SnnAsyncError, UnsupportedModelError
-from snn_async.frameworks.libraries import adapter_of, check_not_overridden, describe
+from snn_async.frameworks.libraries import OverriddenError, adapter_of, check_not_overridden, describe
 from snn_async.graph import Dropout
+
+
+@dataclass(frozen=True)
+class Held:
+    """A state, other than its potential, that call number `step` of a neuron module returned."""
+
+    neuron: str
+    step: int
+    name: str
 
 
 @dataclass
@@ -72,6 +81,7 @@ class _Interpreter(Arithmetic):
         self.multi_step = self._is_multi_step()
         self.result = Interpretation(self.multi_step)
         self.states: dict[Argument, str] = {}
+        self.states_of: dict[str, dict[str, Any]] = {}  # after the last call of a neuron module, by name
 
     def run(self) -> Interpretation:
         self._check_in_place(self.graph)
@@ -171,9 +181,7 @@ class _Interpreter(Arithmetic):
             try:
                 check_not_overridden(path, module, base)
                 layer = self._read(kind, path, place, module)
-            except UnsupportedModelError as error:
-                if "replaces" not in str(error):
-                    raise
+            except OverriddenError as error:
                 why = str(error)
         if layer is None:
             return self._opaque(node, path, module, why)
@@ -215,26 +223,44 @@ class _Interpreter(Arithmetic):
     def _neuron(
         self, node: fx.Node, module: nn.Module, adapter: Any, value: Any, *state: Any, **kwargs: Any
     ) -> Any:
-        path = str(node.target)
+        path, place = str(node.target), self._place(node)
         adapter.make_neuron(path, module, None)
         current = self._expression(node, value)
-        calls = self.result.calls.setdefault(path, [])
+        for layer in adapter.layers_before(path, place, module):
+            current = Applied(layer, current)
         names = adapter.state_names(module)
-        given = dict(zip(names, state, strict=False)) | kwargs
-        if len(state) > len(names) or not set(given) <= set(names):
-            self._refuse(node, f"call it with a current and at most its state: {', '.join(names)}")
+        given = dict(zip(map(_keyword, names), state, strict=False)) | kwargs
+        if len(state) > len(names) or not set(given) <= set(map(_keyword, names)):
+            takes = ", ".join(map(_keyword, names))
+            self._refuse(node, f"call it with a current and at most its state: {takes}")
+        calls = self.result.calls.setdefault(path, [])
+        before = self.states_of.get(path)
         for name, held in given.items():
             if held is None:
                 continue
             if getattr(module, "init_hidden", True):
                 self._refuse(node, "a state is passed to it although it keeps its own; use init_hidden=False")
-            self._state(node, path, name, len(calls), held)
-        calls.append(Call(current, self._place(node)))
-        fired, potential = Fired(path, len(calls) - 1), Potential(path, len(calls) - 1)
-        return {"spikes": fired, "potentials": potential, "both": (fired, potential)}[adapter.returns(module)]
+            self._state(node, path, name, held, None if before is None else before[name])
+        fired: Expression = Fired(path, len(calls))
+        for layer in adapter.layers_after(path, place, module):
+            fired = Applied(layer, fired)
+        potential = Potential(path, len(calls))
+        known = {"spk": fired, adapter.potential_name(module): potential}
 
-    def _state(self, node: fx.Node, path: str, name: str, step: int, state: Any) -> None:
-        """Check that a state passed in is the neuron's own, of its call before."""
+        def after(name: str | tuple[str, ...]) -> Any:
+            if isinstance(name, tuple):
+                return tuple(map(after, name))
+            return known.get(name) or Held(path, len(calls), name)
+
+        states = {_keyword(name): after(name) for name in names}
+        calls.append(Call(current, place))
+        self.states_of[path] = states
+        kept = [value for name, value in states.items() if name != "spk"]
+        results = {"spikes": fired, "potentials": potential, "both": (fired, *kept)}
+        return results[adapter.returns(module)]
+
+    def _state(self, node: fx.Node, path: str, name: str, state: Any, before: Any) -> None:
+        """Check that a state passed in is the neuron's own: `before`, of its call before, or none yet."""
         if isinstance(state, Argument):
             owner = self.states.setdefault(state, f"{path}.{name}")
             if owner != f"{path}.{name}":
@@ -242,13 +268,24 @@ class _Interpreter(Arithmetic):
                     node,
                     f"state {state.name!r} is also passed to {owner.rpartition('.')[0]!r}; pass one state each",
                 )
-        if step == 0:
-            if isinstance(state, Argument) or (isinstance(state, Constant) and state.is_rest(path)):
-                return
-            self._refuse(node, "its first state must be an argument of forward, reset_mem(), or zeros")
-        if state != (Fired(path, step - 1) if name == "spk" else Potential(path, step - 1)):
+        if before is None:
+            parts = state if isinstance(state, tuple) else (state,)
+            for part in parts:
+                rests = isinstance(part, Constant) and part.is_rest(path)
+                if not (part is None or rests or isinstance(part, Argument)):
+                    self._refuse(
+                        node, "its first state must be an argument of forward, reset_mem(), or zeros"
+                    )
+            return
+        if state != before:
+            step = len(self.result.calls[path])
             self._refuse(
                 node,
                 f"steps differ: call {step} does not continue the state of call {step - 1}. Call each neuron "
                 "once per step with its last state, or pass the single step",
             )
+
+
+def _keyword(name: str | tuple[str, ...]) -> str:
+    """Return the argument by which a call takes a state, or those that go together."""
+    return name if isinstance(name, str) else name[0]

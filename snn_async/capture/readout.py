@@ -1,20 +1,23 @@
-"""What a model returns without a neuron, as a population that shows each timestep's current as its potential."""
+"""A readout without neurons: what a model that ends in a Linear returns."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from snn_async.neurons import Neuron, NeuronParameters
-
-
-def passing(module: nn.Module) -> Neuron:
-    """Return the neuron model of a readout without neurons; `module` is the layer whose currents it shows."""
-    return Neuron(module, _read, _silent, inclusive=False, reset="none", spiking=False)
+from snn_async.neurons import LinearNeuron, LinearParameters
 
 
-def _read(module: nn.Module) -> NeuronParameters:
-    one, zero = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-    return NeuronParameters(leak=zero, gain=one, offset=zero, threshold=one)
+def passing(module: nn.Module) -> LinearNeuron:
+    """Return a neuron that only shows its current: no leak from one timestep to the next, no spikes."""
+    return LinearNeuron(
+        module=module,
+        surrogate=torch.zeros_like,
+        inclusive=False,
+        reset="none",
+        spiking=False,
+        parameters=_read,
+    )
 
 
-def _silent(u: Tensor) -> Tensor:
-    return torch.zeros_like(u)
+def _read(module: nn.Module) -> LinearParameters:
+    zero, one = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
+    return LinearParameters(leak=zero, gain=one, offset=zero, threshold=one)

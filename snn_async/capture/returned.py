@@ -12,7 +12,7 @@ from snn_async.capture.expressions import (
     parts_of,
     relative,
 )
-from snn_async.capture.interpreting import Interpretation
+from snn_async.capture.interpreting import Held, Interpretation
 from snn_async.errors import UnsupportedModelError
 
 
@@ -45,7 +45,7 @@ class Returned:
             )
 
     def _item(self, item: Any, step: int) -> object:
-        if item is None or isinstance(item, Argument):
+        if item is None or isinstance(item, Argument | Held):
             return None
         if isinstance(item, Fired | Potential):
             self.neuron = item.neuron

@@ -1,5 +1,6 @@
 """What a graph was read from, so that a model that was changed since is noticed before it runs."""
 
+import operator
 from typing import Any
 
 from torch import nn
@@ -14,14 +15,46 @@ _LIVE = {"training", "p"}  # read anew at every run
 Settings = dict[str, tuple[type, tuple[tuple[str, object], ...]]]
 
 
-def settings_of(model: nn.Module) -> Settings:
+class Watch:
+    """Notices that a model is no longer what it was; a model that did not change costs a comparison of identities."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._settings = _settings_of(model)
+        self._seen: list[object] = []
+
+    def check(self, graph: Graph, model: nn.Module) -> None:
+        """Raise UnsupportedModelError if a module was added, removed, exchanged or reconfigured.
+
+        Parameters may change, in place or by assignment: they are read at every run.
+        """
+        now = _objects(model)
+        if len(now) == len(self._seen) and all(map(operator.is_, now, self._seen)):
+            return
+        _check_settings(self._settings, model)
+        _check_graph(graph, model)
+        self._seen = now
+
+
+def _objects(model: nn.Module) -> list[object]:
+    """Return every object that the modules hold by name, and what they hold in their own tables."""
+    found: list[object] = []
+    for module in model.modules():
+        held = vars(module)
+        found.append(module)
+        found.extend(held.values())
+        found.extend(held["_modules"].values())
+        found.extend(handle for hooks in HOOKS for handle in held.get(hooks, {}).values())
+    return found
+
+
+def _settings_of(model: nn.Module) -> Settings:
     """Return class and settings of every module of `model`, by path; parameters and states are not among them."""
     return {path: (type(module), tuple(_settings(module))) for path, module in model.named_modules()}
 
 
-def check_settings(before: Settings, model: nn.Module) -> None:
+def _check_settings(before: Settings, model: nn.Module) -> None:
     """Raise UnsupportedModelError if a module was added, removed, exchanged or reconfigured since `before`."""
-    now = settings_of(model)
+    now = _settings_of(model)
     if now == before:
         return
     for path in {**before, **now}:
@@ -38,11 +71,8 @@ def check_settings(before: Settings, model: nn.Module) -> None:
     )
 
 
-def check_unchanged(graph: Graph, model: nn.Module) -> None:
-    """Raise UnsupportedModelError if a module of the graph was replaced or reconfigured since it was built.
-
-    Parameters may change, in place or by assignment: they are read at every run.
-    """
+def _check_graph(graph: Graph, model: nn.Module) -> None:
+    """Raise UnsupportedModelError if a module of the graph was replaced or reconfigured since it was built."""
     present = {id(module) for module in model.modules()}
     for name, module in graph.modules:
         own = module.module if isinstance(module, Framewise) else module

@@ -10,42 +10,43 @@ BACKENDS = ("auto", "numba", "reference", "torch")
 
 
 def check_backend(backend: object) -> None:
-    """Raise OptionError unless `backend` names an engine or is "auto"."""
-    if not isinstance(backend, str) or backend not in BACKENDS:
+    """Raise OptionError unless `backend` names an engine, is "auto", or is an engine."""
+    engine = all(hasattr(backend, name) for name in ("name", "check", "simulate", "replay"))
+    if not engine and (not isinstance(backend, str) or backend not in BACKENDS):
         raise OptionError(f"backend={backend!r} is unknown; choose one of {list(BACKENDS)}")
 
 
-def choose_engine(backend: str, graph: Graph, execution: Execution) -> Engine:
+def choose_engine(backend: str | Engine, graph: Graph, execution: Execution) -> Engine:
     """Return the engine called `backend`; "auto" takes "numba" where it can run the graph, else "torch".
 
-    So "torch" gets a model on another device than the CPU, a projection that is some other module, and a scheduler
-    written in Python.
+    So "torch" gets a model on another device than the CPU, a projection that is some other module, neurons whose spikes
+    have values, and a scheduler written in Python.
 
     Raises:
         OptionError: for an unknown name.
         UnsupportedByEngineError: if the engine cannot run the graph or an option.
     """
-    from snn_async.engines.numba.engine import NumbaEngine
-    from snn_async.engines.reference.engine import ReferenceEngine
-    from snn_async.engines.torch.engine import TorchEngine
-
-    engines: dict[str, type[Engine]] = {
-        "numba": NumbaEngine,
-        "reference": ReferenceEngine,
-        "torch": TorchEngine,
-    }
     check_backend(backend)
-    engine = engines["torch" if backend == "auto" else backend]()
-    if backend == "auto" and _on_cpu(graph):
-        numba = NumbaEngine()
+    if backend == "auto":
         try:
-            numba.check(graph, execution)
+            return choose_engine("numba" if _on_cpu(graph) else "torch", graph, execution)
         except UnsupportedByEngineError:
-            pass
-        else:
-            return numba
+            return choose_engine("torch", graph, execution)
+    engine = _named(backend) if isinstance(backend, str) else backend
     engine.check(graph, execution)
     return engine
+
+
+def _named(backend: str) -> Engine:
+    """Return the engine of a name; its libraries are imported only then."""
+    kind: type[Engine]
+    if backend == "numba":
+        from snn_async.engines.numba.engine import NumbaEngine as kind
+    elif backend == "torch":
+        from snn_async.engines.torch.engine import TorchEngine as kind
+    else:
+        from snn_async.engines.reference.engine import ReferenceEngine as kind
+    return kind()
 
 
 def _on_cpu(graph: Graph) -> bool:

@@ -1,10 +1,17 @@
-"""What every engine offers: `simulate` -> event log and activity, `replay` -> gradients."""
+"""What every engine offers: the events of one timestep (`simulate`) and their gradient (`replay`).
+
+Engines know a base potential, a gain, a threshold and arriving currents. What happens between timesteps (leak, delayed
+resets, second states) is the neurons' own (`snn_async.neurons`), in torch. Everything is a tensor on the model's device.
+
+T timesteps, B samples, S inputs, N neurons of all populations in graph order, P populations, J junctions, E events.
+A *source* index counts inputs first: source s < S is input s, source S + n is neuron n, source S + N + u is unit u of
+all junctions (`snn_async.graph.layout`).
+"""
 
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
 from torch import Tensor
 
 from snn_async.engines.event_log import EventLog
@@ -13,15 +20,23 @@ from snn_async.neurons import Refractory
 from snn_async.schedulers import Layered, Scheduler
 from snn_async.stopping import StopRule
 
+NEVER = 1 << 30  # a forward step after all others
+NOT_YET = -1
+
 
 @dataclass(frozen=True)
 class Execution:
-    """How a graph is run: the options of `asynchronize`, checked."""
+    """How a graph is run: `Options`, resolved for the graph and for training or evaluation.
+
+    Attributes:
+        refractory: of each population.
+        refractory_dropout: of each population, 0 outside training.
+    """
 
     scheduler: Scheduler
     forward_group_size: int | None
-    refractory: tuple[Refractory, ...]  # per population
-    refractory_dropout: tuple[float, ...]  # per population, 0 outside training
+    refractory: tuple[Refractory, ...]
+    refractory_dropout: tuple[float, ...]
     stop: StopRule
     leftover: Literal["drop", "carry"]
     input: Literal["prioritized", "queued"]
@@ -40,114 +55,153 @@ class Execution:
 
 @dataclass(frozen=True)
 class PendingEvents:
-    """Events that were not delivered by the end of a run, by sample, oldest first.
+    """Events that were not delivered by the end of a timestep, by sample, oldest first.
 
     Attributes:
-        offsets: (B + 1,) rows of each sample.
-        source: (E,) source index (inputs first).
-        amplitude, potential: (E,) float64.
+        sample, source: (E,) integers; samples ascend.
+        amplitude: (E,) of the run's dtype, differentiable.
+        potential: (E,) float64, at the moment of emission.
         timestep, step: (E,) when they were emitted; timesteps count from the start of the stream.
     """
 
-    offsets: NDArray[np.int64]
-    source: NDArray[np.int32]
-    amplitude: NDArray[np.float64]
-    potential: NDArray[np.float64]
-    timestep: NDArray[np.int64]
-    step: NDArray[np.int32]
+    sample: Tensor
+    source: Tensor
+    amplitude: Tensor
+    potential: Tensor
+    timestep: Tensor
+    step: Tensor
 
     @classmethod
-    def none(cls, samples: int) -> "PendingEvents":
-        """Return that nothing is pending."""
-        return cls(
-            offsets=np.zeros(samples + 1, dtype=np.int64),
-            source=np.zeros(0, dtype=np.int32),
-            amplitude=np.zeros(0),
-            potential=np.zeros(0),
-            timestep=np.zeros(0, dtype=np.int64),
-            step=np.zeros(0, dtype=np.int32),
-        )
+    def none(cls, like: Tensor) -> "PendingEvents":
+        """Return that nothing is pending, with the dtype and device of `like`."""
+        integers, floats = like.new_zeros(0, dtype=torch.int64), like.new_zeros(0)
+        return cls(integers, integers, floats, floats.double(), integers, integers)
 
 
 @dataclass(frozen=True)
 class Values:
-    """The tensors of one run, all of one floating dtype; autograd sees them as the inputs.
+    """The tensors of one timestep, all of one floating dtype; autograd sees those of `DIFFERENTIABLE` as the inputs.
 
     Attributes:
-        x: (T, B, S) input.
-        weights: (W,) all projections' packed weights (`Synapses.pack`) times their targets' gain, one after another.
-        biases: (V,) biases times gain of the projections into populations, one fan_out each, zero where there is
-            none. Biases that meet in a junction arrive with the projections that leave it.
-        leak, offset, threshold: (N,).
-        potentials: (B, N) at the start.
-        source_scale, target_scale: per projection (T, B, fan_in) or (T, B, fan_out) dropout factors, or None.
-        parameters: of the `Opaque` modules, one after another in order of the projections; the torch engine's.
+        x: (B, S) input frame.
+        weights: (W,) all projections' packed weights (`Synapses.pack`), one after another.
+        biases: (V,) currents of the projections into populations, one fan_out each, zero where there is none.
+            Biases that meet in a junction arrive with the projections that leave it.
+        base: (B, N) potentials before any current of the timestep.
+        gain: (B, N) potential per unit of current.
+        threshold: (B, N).
+        last_spikes: (B, N) of the timestep before, which delayed projections deliver.
+        pending: (E,) amplitudes of `Start.pending`.
+        source_scale, target_scale: per projection (B, fan_in) or (B, fan_out) dropout factors, or None.
+        parameters: of the `Opaque` modules, one after another in order of the projections; differentiable.
+
+    `gain` and `threshold` may be expanded views (stride 0).
     """
 
     x: Tensor
     weights: Tensor
     biases: Tensor
-    leak: Tensor
-    offset: Tensor
+    base: Tensor
+    gain: Tensor
     threshold: Tensor
-    potentials: Tensor
+    last_spikes: Tensor
+    pending: Tensor
     source_scale: tuple[Tensor | None, ...]
     target_scale: tuple[Tensor | None, ...]
     parameters: tuple[Tensor, ...] = ()
 
 
+DIFFERENTIABLE = ("x", "weights", "biases", "base", "gain", "threshold", "last_spikes", "pending")
+
+
 @dataclass(frozen=True)
 class Start:
-    """Where a run begins, and its random numbers.
+    """Where a timestep begins, and its random numbers.
 
     Attributes:
         seed: keys every random number together with `sample_ids`, the timestep, step and neuron.
         sample_ids: (B,) int64.
-        timestep: index of the first timestep in its stream.
-        spikes: (B, N) int32, spike counts of the timestep before.
-        pending: events carried over.
+        timestep: index in its stream.
+        pending: events carried over; their amplitudes are `Values.pending`.
     """
 
     seed: int
-    sample_ids: NDArray[np.int64]
+    sample_ids: Tensor
     timestep: int
-    spikes: NDArray[np.int32]
     pending: PendingEvents
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Exact activity, all (T, B) integers except `spikes` (T, B, P); see `AsyncRun`."""
+    """Exact activity of a timestep, (B,) int64 except `spikes` (B, P); see `Activity`."""
 
-    spikes: NDArray[np.int64]
-    forward_steps: NDArray[np.int64]
-    first_output_step: NDArray[np.int64]
-    synaptic_operations: NDArray[np.int64]
-    neuron_updates: NDArray[np.int64]
+    spikes: Tensor
+    forward_steps: Tensor
+    first_output_step: Tensor
+    synaptic_operations: Tensor
+    neuron_updates: Tensor
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """Result of `simulate`: `spikes` and `potentials` (T, B, N), the latter as kept for the next timestep."""
+    """Result of `simulate`.
+
+    Attributes:
+        spikes: (B, N) sum of each neuron's spikes in the timestep (their number, where spikes are binary).
+        current: (B, N) what arrived at each neuron and was not ignored, unscaled.
+        potential: (B, N) base + gain * current at the end, with what spikes did at once (`Neuron.reset`).
+        pending: what is left over.
+        log: None unless it was asked for.
+    """
 
     spikes: Tensor
-    potentials: Tensor
+    current: Tensor
+    potential: Tensor
     counts: Counts
     pending: PendingEvents
     log: EventLog | None
 
 
 @dataclass(frozen=True)
-class Gradients:
-    """Adjoints of the differentiable members of `Values`; `x` is None unless it was asked for."""
+class Slopes:
+    """Derivative of a spike's value by the potential at every decisive evaluation; 0 where there is none.
 
+    Attributes:
+        events: (E,) rows of the log.
+        silent: (B, N).
+    """
+
+    events: Tensor
+    silent: Tensor
+
+
+@dataclass(frozen=True)
+class Adjoints:
+    """Of the results of `simulate`; None for zero.
+
+    Attributes:
+        spikes, current, potential: (B, N).
+        pending: (E,) of the amplitudes left over.
+    """
+
+    spikes: Tensor | None
+    current: Tensor | None
+    potential: Tensor | None
+    pending: Tensor | None
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Adjoints of the `DIFFERENTIABLE` members of `Values` and of its `parameters`; `x` is None unless asked for."""
+
+    x: Tensor | None
     weights: Tensor
     biases: Tensor
-    leak: Tensor
-    offset: Tensor
+    base: Tensor
+    gain: Tensor
     threshold: Tensor
-    potentials: Tensor
-    x: Tensor | None
+    last_spikes: Tensor
+    pending: Tensor
     parameters: tuple[Tensor, ...] = ()
 
 
@@ -163,11 +217,10 @@ class Engine(Protocol):
     def simulate(
         self, graph: Graph, execution: Execution, values: Values, start: Start, keep_log: bool
     ) -> Simulation:
-        """Run the events without gradients.
+        """Run the events of one timestep without gradients (docs/design.md, section 3); x is finite.
 
         Raises:
-            InputError: if x is not finite.
-            RunawayError: if a timestep exceeds `max_forward_steps`.
+            RunawayError: if the timestep exceeds `max_forward_steps`.
         """
         ...
 
@@ -178,12 +231,9 @@ class Engine(Protocol):
         values: Values,
         start: Start,
         simulation: Simulation,
-        grad_spikes: Tensor | None,
-        grad_potentials: Tensor | None,
+        slopes: Slopes,
+        adjoints: Adjoints,
         needs_x: bool,
     ) -> Gradients:
-        """Return the adjoints given those of `simulation.spikes` and `.potentials`, (T, B, N) or None.
-
-        The gradient is that of docs/design.md, section 5: the masked sum, differentiated at decisive evaluations.
-        """
+        """Return the gradients of docs/design.md, section 5: the masked sum, differentiated at decisive evaluations."""
         ...

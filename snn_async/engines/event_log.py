@@ -1,62 +1,53 @@
-"""The event log: what an engine's `simulate` records so that `replay` can differentiate it.
-
-Indices: T timesteps, B samples, N neurons of all populations in graph order, P populations, J junctions, S inputs.
-A *source* index counts inputs first: source s < S is input s, source S + n is neuron n, source S + N + u is unit u of
-all junctions.
-"""
+"""The event log of one timestep: what an engine's `simulate` records so that `replay` can differentiate it."""
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-Ints = NDArray[np.int32]
-Offsets = NDArray[np.int64]
-Floats = NDArray[np.floating]
+from torch import Tensor
 
 
 @dataclass(frozen=True)
 class EventLog:
-    """One row per event, by sample, then in order of emission: a spike, a queued input, or what a junction's unit
-    passes on in one forward step (emitted and delivered in that step; a junction that waits emits when it is released).
+    """Emissions and deliveries apart, and the silent evaluations. Indices and sizes are those of `engines.contract`.
 
-    Memory is linear in events plus T * B * N for the silent evaluations, as in layered backprop.
+    An emission is a spike, a queued input, or what a junction's unit passes on in one forward step. A delivery brings one
+    emission through one projection; an event may be delivered by several, not necessarily in the same forward step.
+
+    Memory is linear in events plus B * N for the silent evaluations, as in layered backprop.
 
     Attributes:
-        emitted: (B, T + 2) rows `emitted[b, 0]:emitted[b, 1]` of sample b were pending when the run began,
-            rows `emitted[b, 1 + t]:emitted[b, 2 + t]` were emitted in timestep t.
+        offsets: (B + 1,) rows `offsets[b]:offsets[b + 1]` are sample b's emissions, in order; first those that were
+            pending when the timestep began, `carried[b]` (B,) of them.
         source: (E,) emitter, as a source index.
-        amplitude: (E,) what is delivered: 1 for a spike, the value for a queued input or a junction's unit.
-        step: (E,) forward step of emission.
-        potential: (E,) membrane potential at the moment of spiking (its decisive evaluation), before reset;
+        amplitude: (E,) what is delivered: a spike's value (1 where spikes are binary), that of a queued input or of a
+            junction's unit.
+        step: (E,) forward step of emission (for carried ones, of their own timestep).
+        potential: (E,) membrane potential at the moment of spiking (its decisive evaluation), before any reset;
             the amplitude for queued inputs and junctions.
+        current: (E,) the current that had arrived at the neuron by then, unscaled; 0 where there is no neuron.
         cell: (E,) for a unit of a "max", the cell of its junction that holds the maximum from then on; else -1.
-        delivered_timestep, delivered_step: (E,) when it was delivered, -1 if it never was.
-        deliveries: rows in the order of delivery; `deliveries[delivered[b, t]:delivered[b, t + 1]]` are
-            those of sample b in timestep t.
-        delivered: (B, T + 1).
-        silent_step: (T, B, N) forward step of a neuron's last evaluation if it was decisive without a
-            spike, else -1 (it ended the timestep refractory, or was never evaluated since its last spike).
-        silent_potential: (T, B, N) potential at that evaluation.
-        turn_step: (T, B, P + J) forward step in which a population took its turn, -1 if it never did; for a junction
-            that waits, the last forward step before it was released, for other junctions -1.
-        inputs: (B * T + 1,) rows of `input_source` and `input_amplitude` delivered in forward step 0 of
-            timestep t to sample b are `inputs[b * T + t]:inputs[b * T + t + 1]` (none if inputs are queued).
+        event, projection, step_of_delivery: (D,) deliveries, by sample, then in order of time: row of the emission,
+            index of the projection, forward step.
+        left: (L,) rows that are pending when the timestep ends, in the order of `Simulation.pending`.
+        silent_step: (B, N) forward step of a neuron's last evaluation if it was decisive without a spike, else -1
+            (it ended the timestep refractory, or was never evaluated since its last spike).
+        silent_potential, silent_current: (B, N) potential and current at that evaluation; 0 where there is none.
+        turn_step: (B, P + J) forward step in which a population took its turn, -1 if it never did; for a junction that
+            waits, the last forward step before it was released; -1 for other junctions.
     """
 
-    emitted: Offsets
-    source: Ints
-    amplitude: Floats
-    step: Ints
-    potential: Floats
-    cell: Ints
-    delivered_timestep: Ints
-    delivered_step: Ints
-    deliveries: Offsets
-    delivered: Offsets
-    silent_step: Ints
-    silent_potential: Floats
-    turn_step: Ints
-    inputs: Offsets
-    input_source: Ints
-    input_amplitude: Floats
+    offsets: Tensor
+    carried: Tensor
+    source: Tensor
+    amplitude: Tensor
+    step: Tensor
+    potential: Tensor
+    current: Tensor
+    cell: Tensor
+    event: Tensor
+    projection: Tensor
+    step_of_delivery: Tensor
+    left: Tensor
+    silent_step: Tensor
+    silent_potential: Tensor
+    silent_current: Tensor
+    turn_step: Tensor

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from snn_async.errors import UnsupportedModelError
+from snn_async.neurons import probe_comparison
+from snn_async.neurons.surrogates import is_graded
 
 _LAYERS = {
     "snntorch": ("snntorch",),
@@ -27,6 +29,10 @@ class UnreadError(UnsupportedModelError):
     def __init__(self, message: str, inside: str | None) -> None:
         super().__init__(message)
         self.inside = inside
+
+
+class OverriddenError(UnsupportedModelError):
+    """A subclass replaces a method of the class whose rules it should follow."""
 
 
 def describe(path: str, module: nn.Module) -> str:
@@ -65,38 +71,62 @@ def check_module(path: str, module: nn.Module) -> None:
             )
 
 
-def check_not_overridden(path: str, module: nn.Module, base: type) -> None:
-    """Raise UnsupportedModelError if a subclass of `base`, or the instance, replaces one of its methods."""
+def replaced_methods(module: nn.Module, base: type) -> list[str]:
+    """Return the methods of `base` that a subclass of it, or the instance, replaces."""
     mro = type(module).__mro__
-    changed = [
-        name
-        for scope in (vars(module), *(vars(cls) for cls in mro[: mro.index(base)]))
-        for name, value in scope.items()
-        if name not in _HARMLESS and _is_method(value) and _is_method(getattr(base, name, None))
-    ]
+    return sorted(
+        {
+            name
+            for scope in (vars(module), *(vars(cls) for cls in mro[: mro.index(base)]))
+            for name, value in scope.items()
+            if name not in _HARMLESS and _is_method(value) and _is_method(getattr(base, name, None))
+        }
+    )
+
+
+def check_not_overridden(path: str, module: nn.Module, base: type) -> None:
+    """Raise OverriddenError if a subclass of `base`, or the instance, replaces one of its methods."""
+    changed = replaced_methods(module, base)
     if changed:
-        raise UnsupportedModelError(
-            f"{describe(path, module)} replaces {', '.join(sorted(set(changed)))} of {base.__name__}, so its "
+        raise OverriddenError(
+            f"{describe(path, module)} replaces {', '.join(changed)} of {base.__name__}, so its "
             f"dynamics are unknown; use {base.__name__} itself"
         )
 
 
-def supported_base(path: str, module: nn.Module, supported: Sequence[type], reasons: dict[str, str]) -> type:
-    """Return the supported class whose rules `module` follows.
+def rules_of(module: nn.Module, classes: Sequence[type]) -> type | None:
+    """Return the class whose rules a module keeps: the first it derives from, unless it replaces one of its methods."""
+    base = next((cls for cls in classes if isinstance(module, cls)), None)
+    return None if base is None or replaced_methods(module, base) else base
+
+
+def check_supported(path: str, module: nn.Module, reasons: dict[str, str], bases: dict[str, str]) -> type:
+    """Return the class of `module`.
+
+    Args:
+        reasons: why a class, and what derives from it, is refused, by its name.
+        bases: the same for classes of which those that derive from them may be supported.
 
     Raises:
-        UnsupportedModelError: for any other class, with the reason of its nearest base, or changed rules.
+        UnsupportedModelError: if it is refused.
     """
-    base = next((cls for cls in supported if isinstance(module, cls)), None)
-    reason = next((reasons[cls.__name__] for cls in type(module).__mro__ if cls.__name__ in reasons), None)
-    if base is not None and reason is None:
-        check_not_overridden(path, module, base)
-        return base
-    names = ", ".join(cls.__name__ for cls in supported)
-    raise UnsupportedModelError(
-        f"{describe(path, module)} is not supported: {reason or 'its rules are not mapped'}; "
-        f"use one of {names}"
-    )
+    kind = type(module)
+    reason = next((reasons[cls.__name__] for cls in kind.__mro__ if cls.__name__ in reasons), None)
+    reason = reason or bases.get(kind.__name__)
+    if reason is not None:
+        raise UnsupportedModelError(f"{describe(path, module)} is not supported: {reason}")
+    return kind
+
+
+def firing(where: str, surrogate: Any) -> dict[str, Any]:
+    """Return the members `inclusive` and `binary` of a neuron with this surrogate function.
+
+    Raises:
+        UnsupportedModelError: unless its values are spikes.
+    """
+    if is_graded(surrogate):
+        return {"inclusive": False, "binary": False}
+    return {"inclusive": probe_comparison(surrogate, where), "binary": True}
 
 
 def check_sizes(path: str, module: nn.Module, shape: tuple[int, ...] | None, **parameters: Any) -> None:

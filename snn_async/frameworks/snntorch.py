@@ -1,44 +1,45 @@
-"""snnTorch 1.0 neurons as populations: `Leaky`, `Lapicque`, `RLeaky`, and subclasses that keep their rules."""
+"""snnTorch 1.0: its conventions. What its neurons are is in `snn_async.frameworks.snntorch_neurons`."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import snntorch
-import torch
 from torch import nn
 
-from snn_async.capture.layers import Form
-from snn_async.errors import InputError, UnsupportedModelError
-from snn_async.frameworks.libraries import check_sizes, describe, scalar, supported_base
-from snn_async.frameworks.refractory_options import options_of
+from snn_async.capture.layers import Form, LinearLayer, Operation, Unitwise
+from snn_async.errors import InputError
+from snn_async.frameworks import snntorch_neurons
+from snn_async.frameworks.libraries import check_sizes, check_supported, describe
 from snn_async.graph.grids import size_of
 from snn_async.graph.synapses import Convolution, Dense, OneToOne, Synapses
-from snn_async.neurons import Neuron, NeuronParameters, probe_comparison
+from snn_async.neurons import Neuron
 
-SUPPORTED = (snntorch.Leaky, snntorch.Lapicque, snntorch.RLeaky)
+SUPPORTED = (
+    *(snntorch.Leaky, snntorch.Lapicque, snntorch.RLeaky, snntorch.Synaptic, snntorch.RSynaptic),
+    *(snntorch.Alpha, snntorch.DeltaLeaky, snntorch.StateLeaky, snntorch.LinearLeaky),
+)
+_GATES = "its gates multiply what reaches it, so that currents of events do not add up in it"
 REASONS = {
-    "Synaptic": "it has a synaptic current as a second state",
-    "Alpha": "it has excitatory and inhibitory currents as further states",
-    "RSynaptic": "it feeds its spikes back to itself and has a second state",
-    "SLSTM": "it is an LSTM, with a second state and gates",
-    "SConv2dLSTM": "it is a convolutional LSTM, with a second state and gates",
-    "DeltaLeaky": "it fires on changes of its potential",
-    "StateLeaky": "it runs all timesteps at once and never resets",
-    "LinearLeaky": "it runs all timesteps at once, never resets, and holds a Linear of its own",
-    "AssociativeLeaky": "its state is a matrix that decays as its input says",
-    "LeakyParallel": "it is a recurrent network over all timesteps at once",
-    "GradedSpikes": "it makes spikes that are not 0 or 1; scale the next layer's weight instead",
+    "SLSTM": _GATES,
+    "SConv2dLSTM": _GATES,
+    "AssociativeLeaky": "it computes all timesteps at once, with a decay that is computed from its input",
+    "LeakyParallel": "it computes all timesteps at once, as a rectified recurrent network without a reset",
 }
 BASES = {
     "SpikingNeuron": "a base class, without dynamics of its own",
     "LIF": "a base class, without dynamics of its own",
 }
-_RESETS: dict[str, Literal["subtract", "value", "none"]] = {
-    "_base_sub": "subtract",
-    "_base_zero": "value",
-    "_base_int": "none",
-}
-_RESET_NAMES = {"_base_sub": "subtract", "_base_zero": "zero", "_base_int": "none"}
+
+
+@dataclass(frozen=True)
+class GradedLayer(Unitwise):
+    """A neuron's `graded_spikes_factor`, on the spikes that leave it."""
+
+    module: Any
+
+    def synapses(self, form: Form) -> Synapses:
+        per_unit = self.module.graded_spikes_factor.numel() > 1
+        return OneToOne(form.grid, owner=self.module, parameter="graded_spikes_factor", per_unit=per_unit)
 
 
 def is_neuron(module: nn.Module) -> bool:
@@ -82,13 +83,20 @@ def flatten_start(module: nn.Module) -> int | None:
 
 
 def step_mode(module: nn.Module) -> str:
-    """Return "s": snnTorch neurons take one timestep per call."""
-    return "s"
+    """Return "s" for a neuron that takes one timestep per call, "m" for one that takes all."""
+    return "m" if isinstance(module, snntorch.StateLeaky) else "s"
 
 
-def state_names(module: nn.Module) -> tuple[str, ...]:
-    """Return the states that a call takes, in order."""
-    return ("spk", "mem") if isinstance(module, snntorch.RLeaky) else ("mem",)
+def state_names(module: nn.Module) -> tuple[str | tuple[str, ...], ...]:
+    """Return the states that a call takes and gives, in order; those in a tuple go together, under the first's name."""
+    if isinstance(module, snntorch.DeltaLeaky):
+        return (("mem", "mem_prev"),)
+    return snntorch_neurons.state_names(module) or ("mem",)
+
+
+def potential_name(module: nn.Module) -> str:
+    """Return which of the states is the membrane potential."""
+    return snntorch_neurons.potential_name(snntorch_neurons.state_names(module) or ("mem",))
 
 
 def recurrent_synapses(path: str, module: Any, form: Form) -> Synapses | None:
@@ -101,7 +109,7 @@ def recurrent_synapses(path: str, module: Any, form: Form) -> Synapses | None:
         InputError: if the layer has another size than they take.
         UnsupportedModelError: for weights V of another shape.
     """
-    if not isinstance(module, snntorch.RLeaky):
+    if not isinstance(module, snntorch.RLeaky | snntorch.RSynaptic):
         return None
     grid, layer = form.grid, module.recurrent
     size = size_of(grid)
@@ -121,19 +129,41 @@ def recurrent_synapses(path: str, module: Any, form: Form) -> Synapses | None:
         shape = "x".join(map(str, grid if grid[1:] != (1, 1) else grid[:1]))
         raise InputError(
             f"{describe(path, module)}: the recurrent layer takes {takes}, but its neurons are {shape}; "
-            "give RLeaky the shape of its input"
+            f"give {type(module).__name__} the shape of its input"
         )
     return synapses
 
 
-def returns(module: nn.Module) -> Literal["spikes", "both", "potentials"]:
-    """Return what a call gives: spikes, or (spikes, potential)."""
-    return "both" if module.output or not module.init_hidden else "spikes"
+def layers_before(path: str, place: str, module: Any) -> tuple[Operation, ...]:
+    """Return the layers that a neuron module applies to its input itself."""
+    inside = isinstance(module, snntorch.LinearLeaky)
+    return (LinearLayer(f"{path}.linear", place, module.linear),) if inside else ()
+
+
+def layers_after(path: str, place: str, module: Any) -> tuple[Operation, ...]:
+    """Return the layers that a neuron module applies to its spikes itself."""
+    if not snntorch_neurons.grades(module):
+        return ()
+    layer = GradedLayer(f"{path}.graded_spikes_factor", place, module)
+    twice = isinstance(
+        module, snntorch.StateLeaky
+    )  # in snnTorch 1.0: `fire` applies it, and `forward` once more
+    return (layer, layer) if twice else (layer,)
+
+
+def returns(module: Any) -> Literal["spikes", "both", "potentials"]:
+    """Return what a call gives: spikes, potentials, or (spikes, *states)."""
+    if isinstance(module, snntorch.StateLeaky):
+        return "both" if module.output else "potentials"
+    if isinstance(module, snntorch.DeltaLeaky):
+        return "both"
+    takes_states = bool(snntorch_neurons.state_names(module))
+    return "both" if takes_states and (module.output or not module.init_hidden) else "spikes"
 
 
 def check_class(path: str, module: nn.Module) -> type:
-    """Return the supported class that `module` is or derives from, or raise UnsupportedModelError."""
-    return supported_base(path, module, SUPPORTED, REASONS)
+    """Return the class of `module`, or raise UnsupportedModelError if it is refused."""
+    return check_supported(path, module, REASONS, BASES)
 
 
 def make_neuron(path: str, module: nn.Module, shape: tuple[int, ...] | None) -> Neuron:
@@ -142,92 +172,5 @@ def make_neuron(path: str, module: nn.Module, shape: tuple[int, ...] | None) -> 
     Raises:
         UnsupportedModelError: for a class or parameter that cannot be mapped exactly.
     """
-    base = check_class(path, module)
-    where = describe(path, module)
-    reset = _RESETS[_state_function(where, module, base)]
-    _check_options(where, module)
-    delayed = base is snntorch.Lapicque or bool(module.reset_delay)
-    read = _read_lapicque if base is snntorch.Lapicque else _read_leaky
-    if base is snntorch.Lapicque:
-        _check_lapicque(where, module)
-        check_sizes(path, module, shape, R=module.R, C=module.C, threshold=module.threshold)
-    else:
-        check_sizes(path, module, shape, beta=module.beta, threshold=module.threshold)
-    lowest = float(scalar(module.threshold).detach().min())
-    if reset == "value" and not delayed and lowest < 0:
-        raise UnsupportedModelError(
-            f"{where}: threshold {lowest} < 0 with reset_mechanism='zero' and reset_delay=False lets "
-            "snnTorch double the potential after a reset; use a threshold of at least 0 or reset_delay=True"
-        )
-    surrogate: Callable[[torch.Tensor], torch.Tensor] = module.spike_grad  # type: ignore[assignment]
-    return Neuron(
-        module=module,
-        read=read,
-        surrogate=surrogate,
-        inclusive=probe_comparison(surrogate, where),
-        reset=reset,
-        delayed_reset=delayed and reset != "none",
-        swallow_input=delayed and base is not snntorch.Leaky and reset == "value",
-        retest_residual=reset != "none" and not delayed,
-        **options_of(module),
-    )
-
-
-def _state_function(where: str, module: nn.Module, base: type) -> str:
-    function: Any = module.state_function
-    name = getattr(function, "__name__", "")
-    if getattr(function, "__self__", None) is not module or name not in _RESETS:
-        raise UnsupportedModelError(
-            f"{where}: its state_function was replaced, so its dynamics are unknown; "
-            f"use {base.__name__} as it is"
-        )
-    now = list(snntorch.SpikingNeuron.reset_dict)[int(module.reset_mechanism_val)]
-    if now != _RESET_NAMES[name]:
-        raise UnsupportedModelError(
-            f"{where}: reset_mechanism became {now!r} after construction, but snnTorch goes on with "
-            f"{_RESET_NAMES[name]!r}; construct the neuron with reset_mechanism={now!r}"
-        )
-    return name
-
-
-def _check_options(where: str, module: nn.Module) -> None:
-    if module.inhibition:
-        raise UnsupportedModelError(
-            f"{where}: inhibition=True compares all neurons of the layer at once, a barrier; "
-            "use inhibition=False"
-        )
-    if module.state_quant:
-        raise UnsupportedModelError(f"{where}: state_quant is not supported; use state_quant=False")
-    factor: Any = module.graded_spikes_factor
-    if isinstance(factor, nn.Parameter) or bool((factor != 1).any()):
-        raise UnsupportedModelError(
-            f"{where}: graded_spikes_factor={factor.tolist()} makes spikes that are not 0 or 1; use 1.0, not "
-            "learnable, and scale the next Linear's weight instead"
-        )
-
-
-def _check_lapicque(where: str, module: nn.Module) -> None:
-    if isinstance(module.beta, nn.Parameter):
-        raise UnsupportedModelError(
-            f"{where}: learn_beta=True has no effect in snnTorch, which computes R and C from beta once; "
-            "use learn_beta=False, or Leaky to learn beta"
-        )
-
-
-def _read_leaky(module: nn.Module) -> NeuronParameters:
-    return NeuronParameters(
-        leak=scalar(module.beta).clamp(0, 1),
-        gain=scalar(1.0),
-        offset=scalar(0.0),
-        threshold=scalar(module.threshold),
-    )
-
-
-def _read_lapicque(module: nn.Module) -> NeuronParameters:
-    rate = scalar(module.time_step) / scalar(module.C)
-    return NeuronParameters(
-        leak=1 - rate / scalar(module.R),
-        gain=rate,
-        offset=torch.zeros_like(rate),
-        threshold=scalar(module.threshold),
-    )
+    check_class(path, module)
+    return snntorch_neurons.make(describe(path, module), path, module, shape)

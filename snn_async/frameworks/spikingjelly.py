@@ -1,86 +1,71 @@
-"""SpikingJelly 2.0: IF, LIF, PLIF and the non-spiking IF and LIF as populations, its layers and containers."""
+"""SpikingJelly 2.0: its conventions, layers and containers. What its neurons are is in
+`snn_async.frameworks.spikingjelly_neurons`.
+"""
 
 from typing import Any, Literal
 
-import torch
 from spikingjelly.activation_based import base, layer, neuron
-from torch import Tensor, nn
+from torch import nn
 
 from snn_async.capture.layers import Form, Operation
 from snn_async.capture.opaque import OpaqueLayer
 from snn_async.capture.pooling import VotingLayer
-from snn_async.errors import UnsupportedModelError
-from snn_async.frameworks.libraries import check_sizes, describe, scalar, supported_base
-from snn_async.frameworks.refractory_options import options_of
-from snn_async.neurons import Neuron, NeuronParameters, probe_comparison
+from snn_async.frameworks import spikingjelly_neurons
+from snn_async.frameworks.libraries import check_supported, describe
+from snn_async.neurons import Neuron
 
-SPIKING = (neuron.IFNode, neuron.LIFNode, neuron.ParametricLIFNode)
-READOUTS = (neuron.NonSpikingIFNode, neuron.NonSpikingLIFNode)
-SUPPORTED = SPIKING + READOUTS
-CONTAINERS = (layer.MultiStepContainer, layer.SeqToANNContainer, layer.StepModeContainer)
+SUPPORTED = (
+    *(neuron.IFNode, neuron.LIFNode, neuron.ParametricLIFNode, neuron.SimpleIFNode, neuron.SimpleLIFNode),
+    *(neuron.QIFNode, neuron.EIFNode, neuron.KLIFNode, neuron.RAFNode, neuron.CUBALIFNode),
+    *(neuron.IzhikevichNode, neuron.ComplementaryLIFNode, neuron.GatedLIFNode, neuron.NoisyCUBALIFNode),
+    *(neuron.HalfThresholdIFNode, neuron.ActivationAwareIFNode, neuron.OTTTLIFNode, neuron.SLTTLIFNode),
+    *(neuron.ILIFNode, neuron.TernaryIFNode, neuron.TernaryLIFNode),
+    *(neuron.NonSpikingIFNode, neuron.NonSpikingLIFNode, neuron.NoisyNonSpikingIFNode),
+)
+CONTAINERS = (
+    *(layer.MultiStepContainer, layer.SeqToANNContainer, layer.StepModeContainer),
+    layer.OTTTSequential,
+)
 RECURRENT = (layer.ElementWiseRecurrentContainer, layer.LinearRecurrentContainer)
 LAYERS = (
     *(layer.Linear, layer.Conv1d, layer.Conv2d, layer.BatchNorm1d, layer.BatchNorm2d, layer.Upsample),
     *(layer.MaxPool1d, layer.MaxPool2d, layer.AvgPool1d, layer.AvgPool2d),
     *(layer.AdaptiveAvgPool1d, layer.AdaptiveAvgPool2d),
 )
-_UNREACHED = 1e30  # a readout's threshold; finite, so that 0 * threshold stays 0
-_SECOND = "it has a second state beside its potential"
-_ALL_STEPS = "it computes all timesteps at once, without a reset"
-_GRADED = "its output is not spikes of 0 or 1"
-_ONLINE = "it trains online, with a gradient of its own"
-_NOISE = "it adds noise to its potential"
-_RATE = "it represents spike rates, not spikes in time"
-_FEW = "it writes a value as a few spikes with values from a table"
-_TOGETHER = "its populations code one value together"
-_NONLINEAR = "its potential does not decay linearly, which the engines' leak does"
+_ALL_STEPS = "it computes all timesteps at once"
+_RATE = "it represents spike rates, over all timesteps at once, with a gradient of its own"
+_FEW = "it writes a value as a few spikes with values from a table, not as spikes in time"
+_TOGETHER = "its neurons reach each other within a layer, all at once after every timestep, a barrier"
+_BATCH = "it normalizes its potential over the batch, a barrier"
 REASONS = {
-    "QIFNode": _NONLINEAR,
-    "EIFNode": _NONLINEAR,
-    "AdaptBaseNode": _SECOND,
-    "IzhikevichNode": _SECOND,
-    "CUBALIFNode": _SECOND,
-    "ComplementaryLIFNode": _SECOND,
-    "RAFNode": _SECOND,
-    "KLIFNode": "it rescales and rectifies its potential before firing",
-    "LIAFNode": _GRADED,
-    "GatedLIFNode": "its gates mix several rules, differently in every timestep",
-    "ILIFNode": _GRADED,
-    "TernaryIFNode": _GRADED,
-    "TernaryLIFNode": _GRADED,
-    "STBIFNode": _GRADED,
-    "HalfThresholdIFNode": "it is meant for converted networks",
-    "ActivationAwareIFNode": "it is meant for converted networks, with offsets per channel",
-    "MPBNLIFNode": "it normalizes its potential over the batch, a barrier",
-    "OTTTLIFNode": _ONLINE,
-    "SLTTLIFNode": _ONLINE,
     "PSN": _ALL_STEPS,
     "MaskedPSN": _ALL_STEPS,
     "SlidingPSN": _ALL_STEPS,
     "DSRIFNode": _RATE,
     "DSRLIFNode": _RATE,
     "FewSpikeNode": _FEW,
-    "FlexSN": "its rule is any function, which cannot be read",
-    "NoisyBaseNode": _NOISE,
-    "NoisyNonSpikingBaseNode": _NOISE,
-    "ILCBaseNode": _TOGETHER,
-    "SimpleBaseNode": "it is SpikingJelly's teaching version",
-    "SimpleIFNode": "it is SpikingJelly's teaching version; use IFNode",
-    "SimpleLIFNode": "it is SpikingJelly's teaching version; use LIFNode",
     "HGNode": _FEW,
     "OutlierAwareThresholdNode": _FEW,
-    "MPBNBaseNode": "it normalizes its potential over the batch, a barrier",
+    "ILCBaseNode": _TOGETHER,
     "ILCIFNode": _TOGETHER,
     "ILCLIFNode": _TOGETHER,
     "ILCCUBALIFNode": _TOGETHER,
-    "NoisyCUBALIFNode": _NOISE,
-    "NoisyILCBaseNode": _NOISE,
-    "NoisyILCCUBALIFNode": _NOISE,
-    "NoisyNonSpikingIFNode": _NOISE,
+    "NoisyILCBaseNode": _TOGETHER,
+    "NoisyILCCUBALIFNode": _TOGETHER,
+    "MPBNBaseNode": _BATCH,
+    "MPBNLIFNode": _BATCH,
+    "LIAFNode": "its output is analog, a function of its final potential, so it would have to wait for it",
+    "STBIFNode": "whether it may send depends on how much it has sent, which no threshold says",
+    "FlexSN": "its rule is any function, with a surrogate function that cannot be exchanged",
 }
+_BASE = "a base class, without dynamics of its own"
 BASES = {
-    "BaseNode": "a base class, without dynamics of its own",
-    "NonSpikingBaseNode": "a base class, without dynamics of its own",
+    "BaseNode": _BASE,
+    "SimpleBaseNode": _BASE,
+    "AdaptBaseNode": _BASE,
+    "NonSpikingBaseNode": _BASE,
+    "NoisyBaseNode": _BASE,
+    "NoisyNonSpikingBaseNode": _BASE,
 }
 
 
@@ -124,6 +109,8 @@ def is_recurrent(module: nn.Module) -> bool:
 
 def container_mode(module: nn.Module) -> Literal["steps", "frames"] | None:
     """Return how a container treats [T, N, ...]: step by step, as T * N frames, or None for [N, ...]."""
+    if isinstance(module, layer.OTTTSequential):
+        return None
     if isinstance(module, (layer.StepModeContainer, *RECURRENT)) and module.step_mode == "s":
         return None
     if is_recurrent(module):
@@ -167,7 +154,7 @@ def flatten_start(module: Any) -> int | None:
 
 def step_mode(module: nn.Module) -> str:
     """Return "s" for a neuron that takes [N, ...], "m" for [T, N, ...]."""
-    return "m" if isinstance(module, neuron.NonSpikingBaseNode) else getattr(module, "step_mode", "s")
+    return "m" if isinstance(module, base.MultiStepModule) else getattr(module, "step_mode", "s")
 
 
 def state_names(module: nn.Module) -> tuple[str, ...]:
@@ -175,19 +162,34 @@ def state_names(module: nn.Module) -> tuple[str, ...]:
     return ()
 
 
+def potential_name(module: nn.Module) -> str:
+    """Return which of the states that a call takes is the membrane potential: none."""
+    return ""
+
+
 def recurrent_synapses(path: str, module: nn.Module, form: Form) -> None:
     """Return the synapses by which a neuron reaches its own layer: neurons of this library have none."""
     return None
 
 
+def layers_before(path: str, place: str, module: nn.Module) -> tuple[Operation, ...]:
+    """Return the layers that a neuron module applies to its input itself: none."""
+    return ()
+
+
+def layers_after(path: str, place: str, module: nn.Module) -> tuple[Operation, ...]:
+    """Return the layers that a neuron module applies to its spikes itself: none."""
+    return ()
+
+
 def returns(module: nn.Module) -> Literal["spikes", "both", "potentials"]:
     """Return what a call gives: spikes, or potentials."""
-    return "potentials" if isinstance(module, READOUTS) else "spikes"
+    return "potentials" if isinstance(module, spikingjelly_neurons.NON_SPIKING) else "spikes"
 
 
 def check_class(path: str, module: nn.Module) -> type:
-    """Return the supported class that `module` is or derives from, or raise UnsupportedModelError."""
-    return supported_base(path, module, SUPPORTED, REASONS)
+    """Return the class of `module`, or raise UnsupportedModelError if it is refused."""
+    return check_supported(path, module, REASONS, BASES)
 
 
 def make_neuron(path: str, module: nn.Module, shape: tuple[int, ...] | None) -> Neuron:
@@ -196,72 +198,5 @@ def make_neuron(path: str, module: nn.Module, shape: tuple[int, ...] | None) -> 
     Raises:
         UnsupportedModelError: for a class or parameter that cannot be mapped exactly.
     """
-    cls = check_class(path, module)
-    where = describe(path, module)
-    if cls in READOUTS:
-        return _readout(where, module)
-    if module._neuron_precision is not None:
-        raise UnsupportedModelError(
-            f"{where}: its neuron precision {module._neuron_precision} is not supported; convert the "
-            "whole model's dtype instead"
-        )
-    start = module.get_reset_value("v")
-    if not isinstance(start, int | float):
-        raise UnsupportedModelError(f"{where}: its reset value of v is no number ({start!r}); give a float")
-    tau = {} if cls is neuron.IFNode else {"w": module.w} if hasattr(module, "w") else {"tau": module.tau}
-    hard = module.v_reset is not None
-    numbers = tau | ({"v_reset": module.v_reset} if hard else {})
-    check_sizes(path, module, shape, v_threshold=module.v_threshold, **numbers)
-    surrogate: Any = module.surrogate_function
-    return Neuron(
-        module=module,
-        read=_read,
-        surrogate=surrogate,
-        inclusive=probe_comparison(surrogate, where),
-        reset="value" if hard else "subtract",
-        reset_value=float(module.v_reset) if hard else 0.0,
-        detach_reset=bool(module.detach_reset),
-        rest=float(start),
-        **options_of(module),
-    )
-
-
-def _read(module: nn.Module) -> NeuronParameters:
-    """h = v - rate (v - v_reset) + x, or rate x with decay_input; the rate of an IFNode is 0."""
-    if isinstance(module, neuron.ParametricLIFNode):
-        rate = module.w.sigmoid()
-    elif isinstance(module, neuron.LIFNode):
-        rate = 1 / scalar(module.tau)
-    else:
-        rate = torch.zeros((), dtype=torch.float64)
-    gain = rate if getattr(module, "decay_input", False) else torch.ones_like(rate).detach()
-    towards = 0.0 if module.v_reset is None else float(module.v_reset)  # type: ignore[arg-type]
-    return NeuronParameters(
-        leak=1 - rate, gain=gain, offset=rate * towards, threshold=scalar(module.v_threshold)
-    )
-
-
-def _readout(where: str, module: nn.Module) -> Neuron:
-    if module.decode is not None:
-        raise UnsupportedModelError(
-            f"{where}: decode={module.decode!r} needs all timesteps at once; set decode=None and decode "
-            "run.potentials yourself"
-        )
-    return Neuron(
-        module=module, read=_read_readout, surrogate=_silent, inclusive=False, reset="none", spiking=False
-    )
-
-
-def _read_readout(module: nn.Module) -> NeuronParameters:
-    rate = scalar(1 / module.tau) if isinstance(module, neuron.NonSpikingLIFNode) else None
-    one, zero = scalar(1.0), scalar(0.0)
-    return NeuronParameters(
-        leak=one if rate is None else 1 - rate,
-        gain=one if rate is None else rate,
-        offset=zero,
-        threshold=scalar(_UNREACHED),
-    )
-
-
-def _silent(u: Tensor) -> Tensor:
-    return torch.zeros_like(u)
+    check_class(path, module)
+    return spikingjelly_neurons.make(describe(path, module), path, module, shape)

@@ -1,117 +1,15 @@
-"""Populations, projections and the graph they form: checked once, immutable (docs/design.md, section 2)."""
+"""The graph that populations, junctions and projections form: checked once, immutable (docs/design.md, section 2)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from snn_async.errors import UnsupportedModelError
+from snn_async.graph.description import describe, shape_text
 from snn_async.graph.grids import Grid, size_of
-from snn_async.graph.synapses import Synapses
-from snn_async.graph.windows import Windows
-from snn_async.neurons import Neuron
-
-INPUT = "input"
-JunctionKind = Literal["sum", "max", "and", "iand"]
-
-
-@dataclass(frozen=True)
-class Population:
-    """One layer of `size` neurons of one model; `name` is its module's path in the source model.
-
-    `grid` says how they are numbered (`snn_async.graph.grids`); `shape` is that of one sample in the source model.
-    """
-
-    name: str
-    size: int
-    neuron: Neuron
-    grid: Grid = (0, 1, 1)
-    shape: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.grid == (0, 1, 1):
-            object.__setattr__(self, "grid", (self.size, 1, 1))
-        if self.shape == ():
-            object.__setattr__(self, "shape", (self.size,))
-
-
-@dataclass(frozen=True)
-class Junction:
-    """Where projections meet without a neuron: what reaches its cells, its units pass on (docs/design.md, section 3).
-
-    - "sum": a unit passes its cell's current on at once (a residual ADD, average pooling before a convolution);
-    - "max": a unit passes the increase of the largest cell of its window on, at once;
-    - "and", "iand": the units' values are a * b and a * (1 - b) of their two cells, ports 0 and 1; they wait until
-      nothing upstream can change any more, and then become pending like spikes.
-
-    Attributes:
-        grid: of the units.
-        cells: grid of the cells; that of the units unless "max". An "and" or "iand" has two such grids, one a port.
-        windows: of a "max": the cell positions of every unit position.
-    """
-
-    name: str
-    kind: JunctionKind
-    grid: Grid
-    cells: Grid
-    windows: Windows | None = None
-
-    @property
-    def size(self) -> int:
-        """Number of units."""
-        return size_of(self.grid)
-
-    @property
-    def cell_count(self) -> int:
-        """Number of cells, both ports' together."""
-        return size_of(self.cells) * (2 if self.waits else 1)
-
-    @property
-    def waits(self) -> bool:
-        """Whether it holds back what reaches it until everything upstream has been decided."""
-        return self.kind in ("and", "iand")
-
-
-@dataclass(frozen=True)
-class Dropout:
-    """A dropout module; its mask is drawn anew in every timestep, or once per run if `per_run`."""
-
-    module: nn.Module
-    per_run: bool = False
-
-    @property
-    def rate(self) -> float:
-        """The live probability of dropping, 0 in evaluation."""
-        return float(self.module.p) if self.module.training else 0.0  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True)
-class Projection:
-    """The synapses from `source` (a population's or junction's name, or `INPUT`) to `target`.
-
-    `source_dropout` acts on the spikes before the synapses, `target_dropout` on the currents after them. A `delayed`
-    projection (a recurrent edge) delivers the spikes of the last timestep, at its target's turn. `port` is the
-    operand that it brings to an "and" or "iand".
-    """
-
-    name: str
-    source: str
-    target: str
-    synapses: Synapses
-    source_dropout: tuple[Dropout, ...] = ()
-    target_dropout: tuple[Dropout, ...] = ()
-    delayed: bool = False
-    port: int = 0
-
-    @property
-    def fan_in(self) -> int:
-        return self.synapses.fan_in
-
-    @property
-    def fan_out(self) -> int:
-        return self.synapses.fan_out
+from snn_async.graph.nodes import INPUT, Junction, Population, Projection
 
 
 class Graph:
@@ -256,19 +154,7 @@ class Graph:
 
     def describe(self) -> str:
         """Return the graph as lines of text: populations, junctions, projections, neuron models."""
-        lines = [f"{INPUT} ({_shape(self.input_shape)})"]
-        for name in self.order:
-            for projection in self.into(name):
-                lines.append(f"  {projection.source} -> {name}: {_describe(projection)}")
-            node = self.nodes[name]
-            if isinstance(node, Junction):
-                lines.append(f"{name} ({_JUNCTIONS[node.kind]}, {_shape(node.grid)})")
-                continue
-            neuron = node.neuron
-            kind = type(neuron.module).__name__ + ("" if neuron.spiking else " (readout)")
-            end = f"  <- output, read by its {self.reads}" if name == self.output else ""
-            lines.append(f"{name} ({_shape(node.shape)} x {kind}: {_dynamics(neuron)}){end}")
-        return "\n".join(lines)
+        return describe(self)
 
     def _check(self) -> None:
         names = self.order
@@ -295,21 +181,14 @@ class Graph:
         grids = {INPUT: self.input_grid} | {name: node.grid for name, node in self.nodes.items()}
         takes = {p.name: p.grid for p in self.populations} | {j.name: j.cells for j in self.junctions}
         for projection in self.projections:
-            synapses = projection.synapses
-            if (synapses.source, synapses.target) != (grids[projection.source], takes[projection.target]):
+            maps = (projection.synapses.source, projection.synapses.target)
+            meets = (grids[projection.source], takes[projection.target])
+            if maps != meets:
+                given, taken, has, wants = (shape_text(grid) for grid in (*maps, *meets))
                 raise UnsupportedModelError(
-                    f"projection {projection.name!r} maps {_shape(synapses.source)} to {_shape(synapses.target)}, but "
-                    f"{projection.source!r} has {_shape(grids[projection.source])} and {projection.target!r} takes "
-                    f"{_shape(takes[projection.target])}"
+                    f"projection {projection.name!r} maps {given} to {taken}, but {projection.source!r} has {has} and "
+                    f"{projection.target!r} takes {wants}"
                 )
-
-
-_JUNCTIONS = {
-    "sum": "sum, passed on at once",
-    "max": "max pooling, a window passes each increase of its maximum on at once",
-    "and": "AND, waits until nothing upstream can change in the timestep",
-    "iand": "IAND, waits until nothing upstream can change in the timestep",
-}
 
 
 def _topological(
@@ -340,44 +219,3 @@ def _topological(
         done.add(node.name)
         ordered.append(node)
     return tuple(ordered)
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    """Return (2, 34, 34) as "2x34x34" and (64, 1, 1) as "64"."""
-    sides = shape[:1] if len(shape) == 3 and shape[1:] == (1, 1) else shape
-    return "x".join(map(str, sides))
-
-
-def _dynamics(neuron: Neuron) -> str:
-    leak, gain, offset, threshold = (_range(value) for value in neuron.parameters())
-    parts = (
-        [f"leak {leak}"]
-        + ([f"gain {gain}"] if gain != "1" else [])
-        + ([f"offset {offset}"] if offset != "0" else [])
-    )
-    if not neuron.spiking:
-        return ", ".join(parts)
-    reset = {
-        "none": "no reset",
-        "subtract": "reset by subtraction",
-        "value": f"reset to {neuron.reset_value:g}",
-    }
-    when = "" if neuron.reset == "none" else " at the next timestep" if neuron.delayed_reset else " at once"
-    fires = "at" if neuron.inclusive else "above"
-    return ", ".join([*parts, f"fires {fires} {threshold}", reset[neuron.reset] + when])
-
-
-def _range(value: Tensor) -> str:
-    low, high = float(value.detach().min()), float(value.detach().max())
-    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
-
-
-def _describe(projection: Projection) -> str:
-    parts = [projection.synapses.describe()]
-    if projection.delayed:
-        parts.append("last timestep's spikes")
-    if projection.synapses.bias() is not None:
-        parts.append("bias once per timestep")
-    if projection.source_dropout or projection.target_dropout:
-        parts.append("dropout in training")
-    return ", ".join(parts)

@@ -34,7 +34,7 @@ class Layout:
         first_source: (K,) source index of the projection's first source.
         first_target: (K,) receiver index of its first target (an "and" or "iand" has a range for each port).
         delayed: (K,) whether it delivers last timestep's spikes.
-        weight_start: (K,) where its part of `Values.weights` begins.
+        weight_start: (K,) where its part of `Values.weights` begins; empty for synapses without packed weights.
         bias_start: (K,) where its part of `Values.biases` begins, -1 for a projection into a junction.
     """
 
@@ -63,11 +63,6 @@ class Layout:
     @property
     def populations(self) -> int:
         return len(self.start) - 1
-
-    @property
-    def population_of(self) -> Indices:
-        """(N,) population index of every neuron."""
-        return np.repeat(np.arange(self.populations), np.diff(self.start))
 
 
 _LAYOUTS: WeakKeyDictionary[Graph, Layout] = WeakKeyDictionary()

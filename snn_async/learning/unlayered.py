@@ -1,92 +1,110 @@
 """Unlayered backprop: the gradient of an asynchronous run (docs/design.md, section 5; Koopman et al., TMLR 2025)."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from snn_async.engines.contract import Engine, Execution, Simulation, Start, Values
+from snn_async.engines.contract import (
+    DIFFERENTIABLE,
+    Adjoints,
+    Engine,
+    Execution,
+    Simulation,
+    Start,
+    Values,
+)
 from snn_async.graph import Graph
+from snn_async.learning.rule import Job, Rule, Trajectory, detached
+from snn_async.learning.slopes import surrogate_slopes
 
-DIFFERENTIABLE = ("x", "weights", "biases", "leak", "offset", "threshold", "potentials")
+
+class UnlayeredBackprop(Rule):
+    """Forward simulates the events, backward replays the event log; exact for every engine."""
+
+    name = "unlayered"
+
+    def timestep(
+        self, engine: Engine, graph: Graph, execution: Execution, values: Values, start: Start, keep_log: bool
+    ) -> Simulation:
+        call = _Call(engine, graph, execution, values, start, keep_log)
+        tensors = [getattr(values, name) for name in DIFFERENTIABLE]
+        spikes, current, potential, left = _Timestep.apply(call, *tensors, *values.parameters)
+        assert call.simulation is not None
+        return replace(
+            call.simulation,
+            spikes=spikes,
+            current=current,
+            potential=potential,
+            pending=replace(call.simulation.pending, amplitude=left),
+        )
+
+    def run(self, job: Job) -> Trajectory:
+        """Run T timesteps, in one call where the engine has a way for that."""
+        runs_sequences = getattr(job.engine, "runs_sequences", None)
+        if job.keep_log or runs_sequences is None or not runs_sequences(job.graph):
+            return super().run(job)
+        from snn_async.engines.numba.whole_run import run_whole
+
+        return run_whole(job.engine, job)
 
 
 @dataclass
-class Job:
-    """What is run, which neurons are returned, and where `UnlayeredBackprop` leaves the simulation."""
+class _Call:
+    """One call of an engine, and where `_Timestep` leaves the simulation."""
 
     engine: Engine
     graph: Graph
     execution: Execution
+    values: Values
     start: Start
-    source_scale: tuple[Tensor | None, ...]
-    target_scale: tuple[Tensor | None, ...]
-    returned: tuple[slice, ...]
+    keep_log: bool
     simulation: Simulation | None = None
 
-    def values(self, tensors: tuple[Tensor, ...]) -> Values:
-        named: dict[str, Any] = dict(zip(DIFFERENTIABLE, tensors, strict=False))
-        return Values(
-            **named,
-            source_scale=self.source_scale,
-            target_scale=self.target_scale,
-            parameters=tensors[len(DIFFERENTIABLE) :],
-        )
+    def with_tensors(self, tensors: tuple[Tensor, ...]) -> Values:
+        count = len(DIFFERENTIABLE)
+        named: dict[str, Any] = dict(zip(DIFFERENTIABLE, tensors[:count], strict=True))
+        return replace(self.values, **named, parameters=tensors[count:])
 
 
-class UnlayeredBackprop(torch.autograd.Function):
-    """Forward simulates the events, backward replays the event log.
+class _Timestep(torch.autograd.Function):
+    """Takes the DIFFERENTIABLE tensors of `Values`, then its `parameters`.
 
-    Takes the DIFFERENTIABLE tensors of `Values`, then its `parameters`; returns the final potentials (B, N),
-    then the spikes and the potentials (T, B, size) of every slice in `Job.returned`.
+    Returns spikes, current and potential (B, N), and the amplitudes left over (E,).
     """
 
     @staticmethod
-    def forward(ctx: Any, job: Job, *tensors: Tensor) -> tuple[Tensor, ...]:
-        keep_log = any(ctx.needs_input_grad)
-        simulation = job.engine.simulate(job.graph, job.execution, job.values(tensors), job.start, keep_log)
-        job.simulation = simulation
-        if keep_log:
-            ctx.job, ctx.simulation = job, simulation
+    def forward(ctx: Any, call: _Call, *tensors: Tensor) -> tuple[Tensor, ...]:
+        needs_log = any(ctx.needs_input_grad)
+        done = call.engine.simulate(
+            call.graph,
+            call.execution,
+            call.with_tensors(tensors),
+            call.start,
+            needs_log or call.keep_log,
+        )
+        call.simulation = done
+        if needs_log:
+            ctx.call, ctx.simulation = replace(call, simulation=None), detached(done)
             ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
-        spikes, potentials = simulation.spikes.numpy(), simulation.potentials.numpy()
-        parts = [kind[..., here] for here in job.returned for kind in (spikes, potentials)]
-        # numpy copies on one thread; torch's threads would go on spinning beside the engine's
-        return tuple(torch.from_numpy(part.copy()) for part in (potentials[-1], *parts))
+        return done.spikes, done.current, done.potential, done.pending.amplitude
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_final: Tensor | None, *grads: Tensor | None) -> tuple[Any, ...]:
-        job: Job = ctx.job
-        like = ctx.simulation.spikes
-        gradients = job.engine.replay(
-            job.graph,
-            job.execution,
-            job.values(ctx.saved_tensors),
-            job.start,
+    def backward(ctx: Any, *adjoints: Tensor | None) -> tuple[Any, ...]:
+        call: _Call = ctx.call
+        values, log = call.with_tensors(ctx.saved_tensors), ctx.simulation.log
+        gradients = call.engine.replay(
+            call.graph,
+            call.execution,
+            values,
+            call.start,
             ctx.simulation,
-            _scatter(like, job.returned, grads[::2], None),
-            _scatter(like, job.returned, grads[1::2], grad_final),
+            surrogate_slopes(call.graph, log, values.threshold, torch.repeat_interleave(log.offsets.diff())),
+            Adjoints(*adjoints),
             needs_x=ctx.needs_input_grad[1],
         )
         return (None, *(getattr(gradients, name) for name in DIFFERENTIABLE), *gradients.parameters)
-
-
-def _scatter(
-    like: Tensor, places: Sequence[slice], grads: Sequence[Tensor | None], final: Tensor | None
-) -> Tensor | None:
-    """Return the adjoint of all neurons (T, B, N) from those of the returned slices, None if it is zero."""
-    if final is None and all(grad is None for grad in grads):
-        return None
-    total = np.zeros(like.shape, dtype=like.numpy().dtype)
-    for here, grad in zip(places, grads, strict=True):
-        if grad is not None:
-            total[..., here] += grad.numpy()
-    if final is not None:
-        total[-1] += final.numpy()
-    return torch.from_numpy(total)

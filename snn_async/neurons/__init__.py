@@ -1,5 +1,24 @@
-"""Neuron models."""
+"""Neuron models (docs/design.md, section 4), one family a file."""
 
-from snn_async.neurons.base import REFRACTORY_MODES, Neuron, NeuronParameters, Refractory, probe_comparison
+from snn_async.neurons.base import (
+    REFRACTORY_MODES,
+    Charge,
+    Neuron,
+    Outcome,
+    Refractory,
+    State,
+    probe_comparison,
+)
+from snn_async.neurons.linear import LinearNeuron, LinearParameters
 
-__all__ = ["REFRACTORY_MODES", "Neuron", "NeuronParameters", "Refractory", "probe_comparison"]
+__all__ = [
+    "REFRACTORY_MODES",
+    "Charge",
+    "LinearNeuron",
+    "LinearParameters",
+    "Neuron",
+    "Outcome",
+    "Refractory",
+    "State",
+    "probe_comparison",
+]

@@ -1,87 +1,109 @@
-"""Neuron parameters: what an adapter must say about a population (docs/design.md, section 4).
+"""What a neuron model is (docs/design.md, section 4): what a timestep starts with, when it spikes, and what it keeps.
 
-Per timestep a neuron with stored potential v, last timestep's spike count R and current I computes
+    begin(state) -> base, gain, threshold       before any current of the timestep
+    spike when base + gain * I passes threshold       I: the current that has arrived so far
+    end(state, outcome) -> state                after the timestep: delayed resets, second states, adaptation
 
-    base = leak * v + offset                      (delayed reset: before or after the leak, see `Reset`)
-    u    = base + gain * I
-    s    = H(u - threshold)
-
-and keeps u, reset if it spiked and its reset acts at once, as the next v.
+`begin` and `end` are plain torch, differentiable, elementwise over samples and neurons; time is autograd through them.
+Engines (`snn_async.engines`) know nothing else of a neuron than the three values, `reset` and `fire`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from snn_async.errors import UnsupportedModelError
 
+if TYPE_CHECKING:
+    from snn_async.graph import Population
+
 Refractory = Literal["discard", "integrate", "off"]
 REFRACTORY_MODES: tuple[Refractory, ...] = ("discard", "integrate", "off")
 
+# Each (B, size), in unit order (`snn_async.graph.grids`). The first is the membrane potential, as the framework has it.
+State = tuple[Tensor, ...]
 
-class NeuronParameters(NamedTuple):
-    """Live, differentiable values; each a scalar or one value per neuron (size,)."""
 
-    leak: Tensor  # factor on the stored potential, once per timestep
-    gain: Tensor  # factor on every current, bias included
-    offset: Tensor  # added to the potential once per timestep (a leak towards a value other than 0)
+class Charge(NamedTuple):
+    """What a timestep starts with, each (B, size) or broadcasting to it."""
+
+    base: Tensor  # potential before any current
+    gain: Tensor  # potential per unit of current
     threshold: Tensor
 
 
+class Outcome(NamedTuple):
+    """What a timestep's events did to a population, each (B, size), differentiable."""
+
+    spikes: Tensor  # sum of the spikes' values: how many there were, where spikes are binary
+    current: Tensor  # what arrived and was not ignored by a refractory neuron
+    potential: Tensor  # base + gain * current, with what spikes did at once (`Neuron.reset`)
+
+
 @dataclass(frozen=True)
-class Neuron:
+class Neuron(ABC):
     """The neuron model of one population.
 
     Attributes:
         module: the source model's own module; its parameters are read at every run.
-        read: returns the live parameters of `module`.
-        surrogate: maps u - threshold to spikes, with the surrogate gradient; elementwise, any shape.
-        inclusive: fires at u == threshold (SpikingJelly) rather than only above it (snnTorch).
-        reset: "subtract" the threshold, set to "value", or "none".
+        surrogate: maps potential - threshold to a spike's value, with the surrogate gradient; elementwise, any shape.
+        inclusive: fires at potential == threshold (SpikingJelly) rather than only above it (snnTorch).
+        reset: what a spike does to the potential at once: "subtract" the threshold, set to "value", or "none"
+            (what is left to `end`). It matters within a timestep to a neuron that keeps later currents or spikes again.
         reset_value: the value of reset "value".
-        delayed_reset: the reset acts at the next timestep's start, without gradient (snnTorch's
-            `reset_delay=True`): "value" before the leak, "subtract" after it, once per spike.
-        swallow_input: a delayed "value" reset also swallows the currents of the timestep in which it acts
-            (snnTorch's `Lapicque`).
-        retest_residual: a potential that is still above threshold after its reset is lowered by one
-            threshold for the comparison of the next timestep only (snnTorch, "subtract" with
-            `reset_delay=False`).
-        detach_reset: the gradient does not pass through a reset that acts at once.
+        detach_reset: the gradient does not pass through `reset`.
+        binary: spikes have value 1; else the value is `surrogate(potential - threshold)` where that is not 0.
         spiking: False for a readout that only integrates.
-        rest: initial potential.
+        decode: of a readout, what its module makes of a run's potentials (T, ...) if it does not return them.
+        repeats: may spike several times in a timestep, because `reset` is all that a spike does to it at once.
         refractory, refractory_dropout: the layer's own options; None leaves them to `asynchronize`.
     """
 
     module: nn.Module
-    read: Callable[[nn.Module], NeuronParameters]
     surrogate: Callable[[Tensor], Tensor]
     inclusive: bool
     reset: Literal["subtract", "value", "none"]
     reset_value: float = 0.0
-    delayed_reset: bool = False
-    swallow_input: bool = False
-    retest_residual: bool = False
     detach_reset: bool = False
+    binary: bool = True
     spiking: bool = True
-    rest: float = 0.0
+    decode: Callable[[Tensor], Tensor] | None = None
+    repeats: bool = True
     refractory: Refractory | None = None
     refractory_dropout: float | None = None
 
-    def parameters(self) -> NeuronParameters:
-        """Return the live leak, gain, offset and threshold of the population."""
-        return self.read(self.module)
+    @abstractmethod
+    def read(self, population: "Population", like: Tensor) -> Any:
+        """Return the live, differentiable parameters, with the dtype and device of `like`; once per run.
+
+        Raises:
+            UnsupportedModelError: for values that cannot be run.
+        """
+
+    @abstractmethod
+    def rest(self, live: Any, samples: int, like: Tensor) -> State:
+        """Return the state before the first timestep; `live` is what `read` returned."""
+
+    @abstractmethod
+    def begin(self, live: Any, state: State) -> Charge:
+        """Return what a timestep starts with."""
+
+    @abstractmethod
+    def end(self, live: Any, state: State, outcome: Outcome) -> State:
+        """Return the state after a timestep that began with `state`."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Return the dynamics and their live parameters as text."""
 
     @property
+    @abstractmethod
     def default_refractory(self) -> Refractory:
-        """The mode under which what a neuron carries over does not depend on the order of its currents.
-
-        A hard reset at once forgets everything, so later currents are discarded; any other reset keeps
-        the surplus, so they are integrated. Both as in layered execution.
-        """
-        return "discard" if self.reset == "value" and not self.delayed_reset else "integrate"
+        """The mode under which what a neuron keeps does not depend on the order of its currents."""
 
 
 def probe_comparison(surrogate: Callable[[Tensor], Tensor], where: str) -> bool:

@@ -1,18 +1,12 @@
 """Loops over plain arrays for the replay: adjoints of one population or projection at a time."""
 
-from snn_async.engines.numba.records import compiled
+from snn_async.engines.numba.jit import compiled
 
 
 @compiled
 def accumulate(total, values):
     for i in range(len(total)):
         total[i] += values[i]
-
-
-@compiled
-def times(values, scale):
-    for i in range(len(scale)):
-        values[i] *= scale[i]
 
 
 @compiled
@@ -77,20 +71,37 @@ def list_events(rows, source, amplitude, sources, amplitudes):
 
 @compiled
 def silent_evaluations(
-    subtract, value, reset_value, threshold, u, slope, step, silent, spikes, current, last, last_step, grads
+    subtract,
+    value,
+    reset_value,
+    own_gain,
+    own_threshold,
+    u,
+    current,
+    slope,
+    step,
+    silent,
+    counts,
+    arrived,
+    potential,
+    gain,
+    threshold,
+    last,
+    last_step,
 ):
-    """Silent decisive evaluations of a population, the last ones of the timestep.
+    """The end of the timestep, then the silent decisive evaluations of a population: no current came in between.
 
     `subtract` and `value` are 1 where the gradient passes through that reset (the spike variable is 0).
     """
-    for i in range(len(current)):
-        adjoint = silent[i] + (spikes[i] if len(spikes) > 0 else 0)
-        adjoint -= subtract * threshold[i] * current[i]
-        adjoint += value * (reset_value - u[i]) * current[i]
+    for i in range(len(potential)):
+        adjoint = silent[i] + counts[i]
+        adjoint -= subtract * own_threshold[i] * potential[i]
+        adjoint += value * (reset_value - u[i]) * potential[i]
         through = slope[i] * adjoint if step[i] >= 0 else 0
-        grads[i] -= through
-        current[i] += through
-        last[i] = current[i] if step[i] >= 0 else 0
+        potential[i] += through
+        threshold[i] = -through
+        gain[i] = potential[i] * current[i]
+        last[i] = own_gain[i] * potential[i] + arrived[i] if step[i] >= 0 else 0
         last_step[i] = step[i]
 
 
@@ -106,29 +117,13 @@ def rewind(slot, slot_step, extra_neuron, extra_step, extra, scale, at, count, s
 
 
 @compiled
-def leak_adjoint(current, v, leak, leak_grads, offset_grads):
-    for i in range(len(current)):
-        offset_grads[i] += current[i]
-        leak_grads[i] += current[i] * v[i]
-        current[i] *= leak[i]
+def start_left(rows, left, first_row, grad_left):
+    """Rows that stay pending have an adjoint from after the run."""
+    for i in range(len(grad_left)):
+        rows[left[i] - first_row] += grad_left[i]
 
 
 @compiled
-def delayed_subtract_adjoint(current, fired, threshold_grads):
-    for i in range(len(current)):
-        threshold_grads[i] -= fired[i] * current[i]
-
-
-@compiled
-def retest_adjoint(current, kept, v, compare, threshold_grads):
-    for i in range(len(current)):
-        if v[i] > compare[i]:
-            threshold_grads[i] += kept[i] - current[i]
-
-
-@compiled
-def emission_timestep(emitted, row):
-    t = 0
-    while emitted[t + 2] <= row:
-        t += 1
-    return t
+def queued_inputs(x, rows, order, source, first_row):
+    for row in order:
+        x[source[row]] += rows[row - first_row]

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from snn_async.engines.numba.records import DONE, entry_point
+from snn_async.engines.numba.codes import DONE
+from snn_async.engines.numba.jit import entry_point
 from snn_async.engines.numba.replay import replay_chunk
 from snn_async.engines.numba.simulate import simulate_chunk
 
@@ -14,8 +15,9 @@ def _fingerprint() -> int:
     """A number for the source of everything the entry points call."""
     folder = Path(__file__).parent
     digest = hashlib.sha256()
-    host = {"__init__.py", "arrays.py", "compile.py", "engine.py"}  # nothing compiled calls into these
-    kernels = [path for path in sorted(folder.glob("*.py")) if path.name not in host]
+    # nothing compiled calls into these
+    host = {"arrays", "chunks", "compile", "engine", "geometry", "log", "net", "scratch", "sequence"}
+    kernels = [path for path in sorted(folder.glob("*.py")) if path.stem not in host]
     for path in (*kernels, folder.parent.parent / "random_keys.py"):
         digest.update(path.read_bytes())
     return int.from_bytes(digest.digest()[:6], "big")

@@ -1,13 +1,8 @@
-"""The numba engine: compiled once per machine, one chunk of samples per thread, bit-identical on any number.
+"""The numba engine: compiled once per machine, for the CPU.
 
-Chunks depend on the batch and the model only, and their gradients are summed in a fixed order, so the number
-of threads changes nothing. Threads are torch's own number, from a pool that lives for one call: nothing is
-left behind that a forked DataLoader worker could trip over.
+One kernel runs T timesteps of `LinearNeuron`. The events of one timestep of any neuron are the case of T = 1 with the
+given base as the potential, leak 1, offset 0 and nothing delayed.
 """
-
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,41 +10,44 @@ from torch import Tensor
 
 from snn_async.checks import not_finite
 from snn_async.engines.contract import (
+    Adjoints,
     Counts,
     Execution,
     Gradients,
     Simulation,
+    Slopes,
     Start,
     Values,
 )
-from snn_async.engines.numba import records
+from snn_async.engines.numba import codes, records
 from snn_async.engines.numba.arrays import (
     SCHEDULERS,
-    SYNAPSES,
-    adjoints_of,
-    dense,
-    doubled,
-    join_left,
-    join_logs,
-    log_of,
-    net_of,
+    Floats,
+    array_of,
+    carried_of,
     results,
+    rows_of,
     rules_of,
     tensors_of,
-    work_of,
 )
-from snn_async.engines.numba.compile import replay, simulate
+from snn_async.engines.numba.chunks import Part, replay_chunks, run_chunks
+from snn_async.engines.numba.geometry import SYNAPSES
+from snn_async.engines.numba.log import NumbaLog, joined_left, joined_log
+from snn_async.engines.numba.net import net_of
+from snn_async.engines.numba.sequence import (
+    SequenceAdjoints,
+    SequenceGradients,
+    SequenceLog,
+    SequenceSimulation,
+    SequenceValues,
+)
 from snn_async.errors import RunawayError, UnsupportedByEngineError
 from snn_async.graph import Graph
-from snn_async.learning.slopes import surrogate_derivatives
-
-CHUNKS = 16
-MOST_ROWS = 1 << 22  # that a chunk makes room for at first
-GRADIENT_BYTES = 1 << 26  # at most this much memory for the chunks' weight gradients, but always two chunks
+from snn_async.neurons import LinearNeuron
 
 
 class NumbaEngine:
-    """Compiled for the CPU, float32 and float64; built-in schedulers only."""
+    """Compiled for the CPU, float32 and float64; binary spikes, built-in schedulers, synapses that are data."""
 
     name = "numba"
 
@@ -59,6 +57,11 @@ class NumbaEngine:
                 f"engine 'numba' cannot run the scheduler {execution.scheduler!r}, only the built-in "
                 f"{sorted(s.__name__.lower() for s in SCHEDULERS)}; use backend='torch'"
             )
+        for population in graph.populations:
+            if not population.neuron.binary:
+                raise UnsupportedByEngineError(
+                    f"engine 'numba' cannot run {population.name!r}, whose spikes are not 0 or 1; use backend='torch'"
+                )
         for projection in graph.projections:
             if type(projection.synapses) not in SYNAPSES:
                 raise UnsupportedByEngineError(
@@ -71,38 +74,24 @@ class NumbaEngine:
                     f"{projection.target!r}; use backend='reference'"
                 )
 
+    # -- one timestep of any neurons -------------------------------------------------------------------
+
     def simulate(
         self, graph: Graph, execution: Execution, values: Values, start: Start, keep_log: bool
     ) -> Simulation:
-        net, rules, tensors = (
-            net_of(graph, execution),
-            rules_of(execution, start),
-            tensors_of(graph, values, start),
+        tensors = _one_timestep(graph, values, start)
+        net, rules = net_of(graph, execution, False), rules_of(execution, start)
+        carried = carried_of(start.pending, values.pending, len(values.x))
+        out = results(1, len(values.x), net, tensors.x.dtype, keep_log, True)
+        parts, bounds = run_chunks(net, rules, tensors, carried, out, keep_log)
+        _raise_for(parts, values.x[None], execution, start)
+        pending = joined_left(out, parts, start.timestep)
+        log = NumbaLog(net, rules, joined_log(out, parts, bounds, carried)) if keep_log else None
+        spikes, current, potential = (
+            torch.from_numpy(array[0]) for array in (out.spikes, out.arrived, out.potentials)
         )
-        steps, samples, _ = values.x.shape
-        out = results(steps, samples, net, values.x, keep_log)
-        carried = records.Carried(*vars(start.pending).values())
-        bounds = _chunks(samples, CHUNKS)
-
-        parts = _in_threads(
-            lambda chunk: _run_chunk(net, rules, tensors, carried, out, chunk, keep_log), bounds
-        )
-        for *_, (b, status, t) in parts:
-            if status == records.NOT_FINITE:
-                raise not_finite(tensors.x)
-            if status == records.RUNAWAY:
-                raise RunawayError(
-                    f"timestep {start.timestep + t} of sample {start.sample_ids[b]} is not quiescent after "
-                    f"max_forward_steps={execution.max_forward_steps} forward steps; raise the limit, "
-                    "use refractory='discard' or 'integrate', or a stop rule"
-                )
-        log = join_logs(out, parts, bounds, steps) if keep_log else None
-        counts = Counts(
-            out.population_spikes, out.forward_steps, out.first_output, out.operations, out.updates
-        )
-        return Simulation(
-            torch.from_numpy(out.spikes), torch.from_numpy(out.potentials), counts, join_left(out, parts), log
-        )
+        counts = Counts(*(torch.from_numpy(array[0]) for array in _counts(out)))
+        return Simulation(spikes, current, potential, counts, pending, log)
 
     def replay(
         self,
@@ -111,121 +100,201 @@ class NumbaEngine:
         values: Values,
         start: Start,
         simulation: Simulation,
-        grad_spikes: Tensor | None,
-        grad_potentials: Tensor | None,
+        slopes: Slopes,
+        adjoints: Adjoints,
         needs_x: bool,
     ) -> Gradients:
-        assert simulation.log is not None
-        net, rules, tensors = (
-            net_of(graph, execution),
+        assert isinstance(simulation.log, NumbaLog)
+        tensors = _one_timestep(graph, values, start)
+        run = _run(
+            simulation.spikes[None],
+            simulation.potential[None],
+            slopes,
+            adjoints.spikes,
+            adjoints.current,
+            adjoints.potential,
+            adjoints.pending,
+        )
+        own = _own(tensors, values.pending, needs_x)
+        found = replay_chunks(
+            net_of(graph, execution, False),
             rules_of(execution, start),
-            tensors_of(graph, values, start),
+            tensors,
+            simulation.log.rows,
+            run,
+            own | {name: np.zeros_like(tensors.potentials) for name in ("gain", "threshold")},
+            summed=("weights", "biases", "leak", "offset"),
         )
-        slope, silent_slope = surrogate_derivatives(graph, values, simulation.log)
-        log = log_of(simulation.log, slope, silent_slope)
-        run = records.Run(
-            simulation.spikes.detach().numpy(),
-            simulation.potentials.detach().numpy(),
-            dense(grad_spikes, values.x),
-            dense(grad_potentials, values.x),
+        return Gradients(
+            x=found["x"][0] if needs_x else None,
+            weights=found["weights"],
+            biases=found["biases"],
+            base=found["potentials"],
+            gain=found["gain"],
+            threshold=found["threshold"],
+            last_spikes=found["last_spikes"],
+            pending=found["carried"],
         )
-        steps, samples, inputs = values.x.shape
-        x = values.x.new_zeros((steps if needs_x else 0, samples, inputs))
-        potentials = values.x.new_empty((samples, net.neurons))
-        bytes_each = values.weights.numel() * values.weights.element_size()
-        bounds = _chunks(samples, max(2, min(CHUNKS, GRADIENT_BYTES // max(1, bytes_each))))
-        shared = ("weights", "biases", "leak", "offset", "threshold")
-        sums = [
-            {name: np.zeros(getattr(values, name).shape, dtype=tensors.x.dtype) for name in shared}
-            for _ in bounds
-        ]
 
-        def chunk(task: tuple[tuple[int, int], dict[str, np.ndarray]]) -> None:
-            (first, last), own = task
-            grads = records.Grads(**own, potentials=potentials.numpy(), x=x.numpy())
-            adjoints = adjoints_of(net, log, tensors.x.dtype, first, last)
-            replay(net, rules, tensors, log, run, grads, adjoints, first, last)
+    # -- T timesteps of LinearNeuron -------------------------------------------------------------------
 
-        _in_threads(chunk, list(zip(bounds, sums, strict=True)))
-        total = sums[0]
-        for part in sums[1:]:
-            for name in shared:
-                total[name] += part[name]
-        weights, biases, leak, offset, threshold = (torch.from_numpy(total[name]) for name in shared)
-        return Gradients(weights, biases, leak, offset, threshold, potentials, x if needs_x else None)
+    def runs_sequences(self, graph: Graph) -> bool:
+        """Return whether `simulate_sequence` can run the graph's neurons."""
+        return all(type(population.neuron) is LinearNeuron for population in graph.populations)
+
+    def simulate_sequence(
+        self, graph: Graph, execution: Execution, values: SequenceValues, start: Start, keep_log: bool
+    ) -> SequenceSimulation:
+        """Run T timesteps, the first of which `start` describes; raises what `simulate` raises."""
+        tensors = _sequence(graph, values, start)
+        net, rules = net_of(graph, execution, True), rules_of(execution, start)
+        steps, samples, _ = values.x.shape
+        carried = carried_of(start.pending, values.pending, samples)
+        out = results(steps, samples, net, tensors.x.dtype, keep_log, False)
+        parts, bounds = run_chunks(net, rules, tensors, carried, out, keep_log)
+        _raise_for(parts, values.x, execution, start)
+        pending = joined_left(out, parts, start.timestep)
+        return SequenceSimulation(
+            spikes=torch.from_numpy(out.spikes),
+            potentials=torch.from_numpy(out.potentials),
+            counts=Counts(*(torch.from_numpy(array) for array in _counts(out))),
+            pending=pending,
+            log=SequenceLog.of(joined_log(out, parts, bounds, carried)) if keep_log else None,
+        )
+
+    def replay_sequence(
+        self,
+        graph: Graph,
+        execution: Execution,
+        values: SequenceValues,
+        start: Start,
+        simulation: SequenceSimulation,
+        slopes: Slopes,
+        adjoints: SequenceAdjoints,
+        needs_x: bool,
+    ) -> SequenceGradients:
+        """Return the gradients of T timesteps; `slopes.silent` is (T, B, N)."""
+        assert simulation.log is not None
+        tensors = _sequence(graph, values, start)
+        run = _run(
+            simulation.spikes,
+            simulation.potentials,
+            slopes,
+            adjoints.spikes,
+            None,
+            adjoints.potentials,
+            adjoints.pending,
+        )
+        found = replay_chunks(
+            net_of(graph, execution, True),
+            rules_of(execution, start),
+            tensors,
+            simulation.log.rows,
+            run,
+            _own(tensors, values.pending, needs_x),
+            summed=("weights", "biases", "leak", "offset", "gain", "threshold"),
+        )
+        return SequenceGradients(
+            x=found["x"] if needs_x else None,
+            weights=found["weights"],
+            biases=found["biases"],
+            potentials=found["potentials"],
+            leak=found["leak"],
+            gain=found["gain"][0],
+            offset=found["offset"],
+            threshold=found["threshold"][0],
+            last_spikes=found["last_spikes"],
+            pending=found["carried"],
+        )
 
 
-def _in_threads(function: Callable[[Any], Any], tasks: list[Any]) -> list[Any]:
-    threads = min(torch.get_num_threads(), len(tasks))
-    if threads <= 1:
-        return [function(task) for task in tasks]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(function, tasks))
-
-
-def _chunks(samples: int, most: int) -> list[tuple[int, int]]:
-    edges = np.linspace(0, samples, min(samples, most) + 1).astype(int).tolist()
-    return list(zip(edges[:-1], edges[1:], strict=True))
-
-
-def _run_chunk(
-    net: records.Net,
-    rules: records.Rules,
-    tensors: records.Tensors,
-    carried: records.Carried,
-    out: records.Out,
-    chunk: tuple[int, int],
-    keep_log: bool,
-) -> tuple[Any, ...]:
-    """Run a chunk, with more room each time its events do not fit."""
-    steps, _, size = tensors.x.shape
-    dtype, (sample, last) = tensors.x.dtype, chunk
-    work = work_of(net, tensors)
-    # room that is never used is never resident; running a sample again takes longer than asking for much
-    units = len(net.node_of) - net.inputs
-    room = (units + size) * 2 + min((last - sample) * steps * units, MOST_ROWS)
-    events = records.Events(
-        ints=np.empty((room, 6), dtype=np.int32),
-        floats=np.empty((room, 2), dtype=dtype),
-        pending=np.empty(room, dtype=np.int64),
-        deliveries=np.empty(room, dtype=np.int64),
-        priority=np.empty(room, dtype=np.float64),
-        scratch=np.empty(room, dtype=np.float64),
-        chosen=np.empty(room, dtype=np.int64),
-        sources=np.empty(room, dtype=np.int32),
-        amplitudes=np.empty(room, dtype=dtype),
+def _one_timestep(graph: Graph, values: Values, start: Start) -> records.Tensors:
+    base, last_spikes = array_of(values.base), array_of(values.last_spikes)
+    return tensors_of(
+        graph,
+        start,
+        values,
+        x=array_of(values.x)[None],
+        leak=np.ones(graph.size, dtype=base.dtype),
+        offset=np.zeros(graph.size, dtype=base.dtype),
+        gain=rows_of(values.gain),
+        threshold=rows_of(values.threshold),
+        potentials=base,
+        fired=last_spikes,
+        last_spikes=last_spikes,
     )
-    inputs = size + min((last - sample) * steps * size, MOST_ROWS) if keep_log else size
-    rooms = records.Rooms(
-        input_source=np.empty(inputs, dtype=np.int32),
-        input_amplitude=np.empty(inputs, dtype=dtype),
-        left_ints=np.empty((room if rules.carry else 0, 3), dtype=np.int64),
-        left_floats=np.empty((room if rules.carry else 0, 2), dtype=np.float64),
-        v=np.empty(net.neurons, dtype=dtype),
-        fired=np.empty(net.neurons, dtype=dtype),
-        ranges=np.zeros((net.nodes, 2), dtype=np.int64),
+
+
+def _sequence(graph: Graph, values: SequenceValues, start: Start) -> records.Tensors:
+    return tensors_of(
+        graph,
+        start,
+        values,
+        x=array_of(values.x),
+        leak=array_of(values.leak),
+        offset=array_of(values.offset),
+        gain=array_of(values.gain)[None],
+        threshold=array_of(values.threshold)[None],
+        potentials=array_of(values.potentials),
+        fired=array_of(values.fired),
+        last_spikes=array_of(values.last_spikes),
     )
-    while True:
-        sample, status, t = simulate(
-            net, rules, tensors, carried, out, work, events, rooms, sample, last, keep_log
-        )
-        if status != records.NO_ROOM:
-            break
-        events = records.Events(*(doubled(array) for array in events))
-        rooms = rooms._replace(
-            input_source=doubled(rooms.input_source),
-            input_amplitude=doubled(rooms.input_amplitude),
-            left_ints=doubled(rooms.left_ints),
-            left_floats=doubled(rooms.left_floats),
-        )
-    now = work.now
-    return (
-        events.ints[: now[records.EVENTS]],
-        events.floats[: now[records.EVENTS]],
-        events.deliveries[: now[records.DELIVERIES]],
-        rooms.input_source[: now[records.INPUTS]],
-        rooms.input_amplitude[: now[records.INPUTS]],
-        rooms.left_ints[: now[records.LEFT]],
-        rooms.left_floats[: now[records.LEFT]],
-        (sample, status, t),
+
+
+def _raise_for(parts: list[Part], x: Tensor, execution: Execution, start: Start) -> None:
+    """Raise what stopped a chunk.
+
+    Args:
+        x: (T, B, S).
+    """
+    for part in parts:
+        b, status, t = part.stopped
+        if status == codes.NOT_FINITE:
+            raise not_finite(x)
+        if status == codes.RUNAWAY:
+            raise RunawayError(
+                f"timestep {start.timestep + t} of sample {start.sample_ids[b]} is not quiescent after "
+                f"max_forward_steps={execution.max_forward_steps} forward steps; raise the limit, "
+                "use refractory='discard' or 'integrate', or a stop rule"
+            )
+
+
+def _counts(out: records.Out) -> tuple[Floats, ...]:
+    """The members of `Counts` as arrays, with a leading T."""
+    return out.population_spikes, out.forward_steps, out.first_output, out.operations, out.updates
+
+
+def _run(
+    spikes: Tensor,
+    potentials: Tensor,
+    slopes: Slopes,
+    grad_spikes: Tensor | None,
+    grad_arrived: Tensor | None,
+    grad_potentials: Tensor | None,
+    grad_left: Tensor | None,
+) -> records.Run:
+    """Return what the replay needs beside the log; (B, N) tensors of one timestep become (1, B, N)."""
+
+    def sized(tensor: Tensor | None) -> Floats:
+        return array_of(spikes.new_zeros(0) if tensor is None else tensor).reshape(-1, *spikes.shape[1:])
+
+    return records.Run(
+        spikes=array_of(spikes),
+        potentials=array_of(potentials),
+        slope=array_of(slopes.events),
+        silent_slope=sized(slopes.silent),
+        grad_spikes=sized(grad_spikes),
+        grad_arrived=sized(grad_arrived),
+        grad_potentials=sized(grad_potentials),
+        grad_left=array_of(spikes.new_zeros(0) if grad_left is None else grad_left),
     )
+
+
+def _own(tensors: records.Tensors, pending: Tensor, needs_x: bool) -> dict[str, Floats]:
+    """Zeros for the gradients in which every sample has its own place; those of x have no timesteps if not needed."""
+    return {
+        "x": np.zeros_like(tensors.x if needs_x else tensors.x[:0]),
+        "potentials": np.zeros_like(tensors.potentials),
+        "last_spikes": np.zeros_like(tensors.last_spikes),
+        "carried": np.zeros_like(array_of(pending)),
+    }

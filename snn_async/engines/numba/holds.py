@@ -3,7 +3,7 @@
 A junction's rows are what its units passed on; `first_unit` and `first_row` are where units and rows count from.
 """
 
-from snn_async.engines.numba.records import compiled
+from snn_async.engines.numba.jit import compiled
 
 
 @compiled
@@ -11,7 +11,6 @@ def follow_sum(
     rows,
     at,
     step,
-    barrier,
     steps,
     source,
     first_unit,
@@ -27,14 +26,14 @@ def follow_sum(
     `at` are the places in `rows` of the last one still to be set, and still to be cleared.
     """
     setting, clearing = at[0], at[1]
-    while clearing >= 0 and (not barrier and steps[rows[clearing]] > step):
+    while clearing >= 0 and steps[rows[clearing]] > step:
         unit = source[rows[clearing]] - first_unit
         slot[unit] = 0
         first[unit] = 0
         clearing -= 1
-    while setting >= 0 and (barrier or steps[rows[setting]] >= step):
+    while setting >= 0 and steps[rows[setting]] >= step:
         row = rows[setting]
-        if barrier or steps[row] == step:
+        if steps[row] == step:
             unit = source[row] - first_unit
             factor = scale[unit] if len(scale) > 0 else slot.dtype.type(1)
             slot[unit] = factor * adjoints[row - first_row]
@@ -46,17 +45,17 @@ def follow_sum(
 
 @compiled
 def follow_maximum(
-    rows, at, step, barrier, steps, cell, previous, first_row, adjoints, first_adjoints, scale, slot, first
+    rows, at, step, steps, cell, previous, first_row, adjoints, first_adjoints, scale, slot, first
 ):
     """Go back to forward step `step`, in which a cell's adjoint is that of the maxima while it holds them."""
     adding, leaving = at[0], at[1]
-    while adding >= 0 and (barrier or steps[rows[adding]] >= step):
+    while adding >= 0 and steps[rows[adding]] >= step:
         row = rows[adding]
         factor = scale[cell[row]] if len(scale) > 0 else slot.dtype.type(1)
         slot[cell[row]] += factor * adjoints[row - first_row]
         first[cell[row]] += factor * first_adjoints[row - first_row]
         adding -= 1
-    while leaving >= 0 and (not barrier and steps[rows[leaving]] > step):
+    while leaving >= 0 and steps[rows[leaving]] > step:
         row = rows[leaving]
         before = previous[row - first_row]
         factor = scale[before] if len(scale) > 0 else slot.dtype.type(1)
@@ -88,13 +87,13 @@ def would_be_maximum(rows, cell, previous, first_row, first_adjoints, holder, si
 
 @compiled
 def start_maximum(
-    rows, barrier, steps, source, cell, previous, first_unit, first_row, adjoints, holder, early, start
+    rows, step, steps, source, cell, previous, first_unit, first_row, adjoints, holder, early, start
 ):
-    """Adjoints of cells for zero inputs of forward step 0; overwrites `holder` of units that passed on then."""
+    """Adjoints of cells for zero inputs, delivered in step `step`; overwrites `holder` of units that passed on then."""
     start[:] = 0
     for row in rows:
         start[cell[row]] += adjoints[row - first_row]
-        if barrier or steps[row] == 0:
+        if steps[row] == step:
             holder[source[row] - first_unit] = -1
         else:
             start[previous[row - first_row]] -= adjoints[row - first_row]

@@ -1,7 +1,6 @@
-"""What junctions pass on (docs/design.md, section 7), compiled; mirrors `reference_junctions`."""
+"""What junctions pass on (docs/design.md, section 7), compiled; mirrors `engines.reference.junctions`."""
 
-from snn_async.engines.numba.events import emit
-from snn_async.engines.numba.records import (
+from snn_async.engines.numba.codes import (
     AND,
     CELL_CHANNELS,
     CELL_COUNT,
@@ -10,9 +9,9 @@ from snn_async.engines.numba.records import (
     NEXT_STEP,
     SUM,
     WINDOWS,
-    compiled,
-    inlined,
 )
+from snn_async.engines.numba.events import emit
+from snn_async.engines.numba.jit import compiled, inlined
 
 
 @compiled
@@ -78,7 +77,7 @@ def next_maximum(
 @inlined
 def begin_junctions(net, work):
     """Empty all cells, at the start of a timestep."""
-    work.u[net.neurons :] = 0
+    work.current[net.neurons :] = 0
     work.maximum[:] = 0
     for n in range(net.populations, net.nodes):
         if net.node_kind[n] == MAX:
@@ -101,14 +100,14 @@ def pass_on(net, work, events, n):
     work.bounds[n, 0], work.bounds[n, 1] = len(work.dirty), 0
     columns, block, step = net.junction[n], net.block[n], work.now[NEXT_STEP]
     receiver, source = net.first_receiver[n], net.first_unit[n]
-    cells = work.u[receiver : receiver + columns[CELL_COUNT]]
+    cells = work.current[receiver : receiver + columns[CELL_COUNT]]
     dirty = work.dirty[net.block_start[n] : net.block_start[n + 1]]
     if net.node_kind[n] == SUM:
         while passed_sums(cells, dirty, low, high, block, work.found):
             for unit in range(work.found[0], work.found[1]):
                 amount = cells[unit]
                 cells[unit] = 0
-                emit(work, events, source + unit, amount, amount, step, -1, False)
+                emit(work, events, source + unit, amount, amount, 0, step, -1, False)
             low = work.found[2]
         return
     channels, unit = columns[CELL_CHANNELS], net.first_unit[n] - net.inputs - net.neurons
@@ -144,7 +143,7 @@ def pass_on(net, work, events, n):
         if passing < 0:
             break
         amount = work.change[0]
-        emit(work, events, source + passing, amount, amount, step, holder[passing], False)
+        emit(work, events, source + passing, amount, amount, 0, step, holder[passing], False)
         at = passing + 1
     dirty[low:high] = 0
 
@@ -152,11 +151,11 @@ def pass_on(net, work, events, n):
 @inlined
 def release(net, work, events, n):
     """Make the values of an "and" or "iand" pending that are not 0."""
-    step = work.now[NEXT_STEP] - 1
-    work.turn_step[n] = step
+    work.turn_step[n] = work.now[NEXT_STEP]
+    step = max(work.now[NEXT_STEP] - 1, 0)
     a, size = net.first_receiver[n], net.size[n]
     for unit in range(size):
-        left, right = work.u[a + unit], work.u[a + size + unit]
+        left, right = work.current[a + unit], work.current[a + size + unit]
         value = left * right if net.node_kind[n] == AND else left * (1 - right)
         if value != 0:
-            emit(work, events, net.first_unit[n] + unit, value, value, step, -1, True)
+            emit(work, events, net.first_unit[n] + unit, value, value, 0, step, -1, True)

@@ -3,7 +3,8 @@
 import numpy as np
 
 from snn_async import random_keys
-from snn_async.engines.numba.records import NEXT_STEP, B, T, inlined, open_inlined
+from snn_async.engines.numba.codes import NEXT_STEP, B, T
+from snn_async.engines.numba.jit import inlined, open_inlined
 
 _GOLDEN = np.uint64(random_keys.GOLDEN)
 _MUL1, _MUL2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)

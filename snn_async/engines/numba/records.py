@@ -1,44 +1,6 @@
-"""What the compiled functions take and how they are compiled: codes, named tuples of arrays, decorators."""
+"""What the compiled functions take: named tuples of arrays (codes and columns: `codes`)."""
 
 from typing import Any, NamedTuple
-
-from numba import njit
-
-RANDOM, MOMENTUM, FIFO, LAYERED = range(4)
-QUIESCENT, OUTPUT, AFTER = range(3)
-NO_RESET, SUBTRACT, VALUE = range(3)
-OFF, DISCARD, INTEGRATE = range(3)
-DONE, NO_ROOM, NOT_FINITE, RUNAWAY = range(4)
-
-POPULATION, SUM, MAX, AND, IAND = range(5)
-DENSE, CONVOLUTION, ONE_TO_ONE, WIRING = range(4)
-
-# columns of Events.ints and Events.floats
-SOURCE, STEP, TIMESTEP, DELIVERED_TIMESTEP, DELIVERED_STEP, CELL = range(6)
-AMPLITUDE, POTENTIAL = range(2)
-# entries of Work.now, the scalars that change within a timestep
-T, B, NEXT_STEP, HOP, FIRST_OUTPUT, OPERATIONS, UPDATES = range(7)
-EVENTS, PENDING, DELIVERIES, INPUTS, LEFT = range(7, 12)
-# columns of Net.geometry: SHARE neighbouring sources reach the same targets, each with weights SHIFT further on
-KIND, CHANNELS, WIDTH, OUT_CHANNELS, OUT_HEIGHT, OUT_WIDTH, KERNEL_Y, KERNEL_X, STRIDE_Y, STRIDE_X = range(10)
-DILATION_Y, DILATION_X, TOP, LEFT_SIDE, INS, OUTS, SHARE, SHIFT, TABLE, COLUMNS = range(10, 20)
-# columns of Net.junction
-CELL_CHANNELS, WINDOWS, INVERSE, CELL_COUNT = range(4)
-# columns of the runs of an event: neighbouring weights, neighbouring targets, how many, and the targets' position
-WEIGHT, TARGET, LENGTH, POSITION = range(4)
-
-# Loops over neurons live in functions of plain arrays, which LLVM vectorizes; what passes the tuples below
-# around is inlined, because passing them costs more than most of these functions do.
-# Nothing allocates, so numba's reference counting is off: its atomic operations took most of the time.
-# Only the entry points are called from Python: wrappers of the others would be copies that take time to compile.
-# Only the two entry points are cached (see `numba_engine`): a cache knows nothing of the files it calls into.
-_OPTIONS = {"nogil": True, "error_model": "numpy", "_nrt": False}
-_INNER = _OPTIONS | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-compiled = njit(**_INNER)
-open_inlined = njit(forceinline=True, **_OPTIONS)  # can be called from Python, too
-inlined = njit(forceinline=True, **_INNER)
-summing = njit(fastmath={"reassoc", "contract", "nsz"}, **_INNER)
-entry_point = njit(cache=True, **_OPTIONS)
 
 
 class Net(NamedTuple):
@@ -92,11 +54,11 @@ class Net(NamedTuple):
     has_out: Any
     reset: Any
     reset_value: Any
-    delayed: Any
-    swallow: Any
-    retest: Any
     detach: Any
+    inclusive: Any
     spiking: Any
+    delayed: Any  # the delayed reset of a `LinearNeuron`, NO_RESET if it has none
+    retest: Any
     refractory: Any
     refractory_dropout: Any
 
@@ -117,26 +79,33 @@ class Rules(NamedTuple):
 
 
 class Tensors(NamedTuple):
-    """Values as arrays; `compare` is the threshold such that u > compare fires; scales lie in one array."""
+    """The values of T timesteps as arrays.
 
-    x: Any
+    One timestep of any neuron is one of a `LinearNeuron` with leak 1 and offset 0, its potential the given base.
+    `gain`, `threshold` and `compare` have a row per sample, or one for all (`row_of`).
+    """
+
+    x: Any  # (T, B, S)
     weights: Any
     biases: Any
-    leak: Any
+    leak: Any  # (N,)
     offset: Any
+    gain: Any
     threshold: Any
-    compare: Any
-    potentials: Any
-    spikes: Any
+    compare: Any  # a potential above it fires
+    potentials: Any  # (B, N) at the start
+    fired: Any  # (B, N) spike counts that a delayed reset sees
+    last_spikes: Any  # (B, N)
     sample_ids: Any
-    scales: Any
+    scales: Any  # all dropout factors in one array
     source_scale_start: Any
     target_scale_start: Any
     has_bias: Any
+    one: Any  # the weight of wiring
 
 
 class Carried(NamedTuple):
-    """`PendingEvents` as arrays."""
+    """`PendingEvents` as arrays, with the rows of each sample."""
 
     offsets: Any
     source: Any
@@ -147,10 +116,11 @@ class Carried(NamedTuple):
 
 
 class Out(NamedTuple):
-    """Where results go; silent arrays have length 0 if no log is kept."""
+    """Where results go; `arrived` and the silent arrays have length 0 where nobody asks for them."""
 
     spikes: Any
     potentials: Any
+    arrived: Any  # currents, unscaled
     silent_step: Any
     silent_potential: Any
     turn_step: Any
@@ -162,33 +132,32 @@ class Out(NamedTuple):
     emitted: Any
     delivered: Any
     inputs: Any
-    left: Any
+    left: Any  # how many events each sample left pending
 
 
 class Rooms(NamedTuple):
-    """More storage of one chunk: delivered inputs, events left pending, and one sample's kept state."""
+    """More storage of one chunk: delivered inputs, rows left pending; for a barrier, each node's rows of a timestep."""
 
     input_source: Any
     input_amplitude: Any
-    left_ints: Any
-    left_floats: Any
-    v: Any
-    fired: Any
+    left: Any
     ranges: Any
 
 
 class Work(NamedTuple):
     """One sample's state within a timestep.
 
-    `u` has a place for every receiver: neurons' potentials, then cells. `dirty` marks the blocks that the forward step
-    under way reached, all within `bounds` of each node.
+    `current` has a place for every receiver: what arrived at neurons, then cells. `dirty` marks the blocks that the
+    forward step under way reached, all within `bounds` of each node.
     """
 
-    u: Any
+    current: Any
+    base: Any
+    gain: Any
     compare: Any
-    held: Any
+    held: Any  # the current of a neuron that ignores what arrives
     ignoring: Any
-    residual: Any
+    residual: Any  # lowers the potential for this timestep only
     count: Any
     last_spike: Any
     last_evaluation: Any  # of each block
@@ -203,6 +172,8 @@ class Work(NamedTuple):
     maximum: Any
     change: Any
     found: Any
+    active: Any  # of inputs, whether they are not 0
+    active_words: Any  # the same bytes, eight at a time
     bins: Any
     leads: Any
     runs: Any
@@ -213,8 +184,8 @@ class Work(NamedTuple):
 class Events(NamedTuple):
     """The events of one chunk, all arrays of one length.
 
-    `ints` columns are source, step, timestep, delivered timestep and step, cell; `pending` and `deliveries` name its
-    rows, `priority`, `scratch` and `chosen` order places in `pending`, `sources` and `amplitudes` are events under way.
+    `ints` columns are SOURCE to CELL, `floats` AMPLITUDE to CURRENT; `pending` and `deliveries` name rows, `priority`,
+    `scratch` and `chosen` order places in `pending`, `sources` and `amplitudes` are events under way.
     """
 
     ints: Any
@@ -229,46 +200,64 @@ class Events(NamedTuple):
 
 
 class Log(NamedTuple):
-    """`EventLog` and the surrogate derivatives, as arrays."""
+    """The event log of T timesteps.
 
-    emitted: Any
-    source: Any
+    An event that was delivered has one delivery, through all projections that leave its source. Behind a barrier its
+    forward step is that of the target, `turn_step`, which then names the step of instant junctions, too. For a junction
+    that waits, `turn_step` is the forward step before which it was released.
+    """
+
+    emitted: Any  # (B, T + 2) rows of each sample: carried in, emitted in timestep 0, 1, ...
+    source: Any  # (E,)
     amplitude: Any
     step: Any
     potential: Any
+    current: Any
     cell: Any
     delivered_step: Any
-    deliveries: Any
-    delivered: Any
-    silent_step: Any
+    deliveries: Any  # rows in order of delivery
+    delivered: Any  # (B, T + 1) where each timestep's begin
+    silent_step: Any  # (T, B, N)
     silent_potential: Any
-    turn_step: Any
-    inputs: Any
+    arrived: Any  # (T, B, N) currents at the end; at a silent evaluation it was the same
+    turn_step: Any  # (T, B, P + J)
+    inputs: Any  # (B * T + 1,) where the inputs that step 0 delivers begin
     input_source: Any
     input_amplitude: Any
-    slope: Any
-    silent_slope: Any
+    carried: Any  # (B + 1,) places in `PendingEvents`
+    left: Any  # rows that stay pending
+    left_start: Any  # (B + 1,)
 
 
 class Run(NamedTuple):
-    """What the run produced and the adjoints of it; an adjoint that is zero has length 0."""
+    """What the run produced, the surrogate derivatives, and the adjoints of it; one that is zero has length 0."""
 
     spikes: Any
     potentials: Any
+    slope: Any
+    silent_slope: Any
     grad_spikes: Any
+    grad_arrived: Any
     grad_potentials: Any
+    grad_left: Any
 
 
 class Grads(NamedTuple):
-    """One chunk's sums, except for `potentials` (B, N) and `x` (T, B, S), where each sample has its own place."""
+    """One chunk's sums, but for x (T, B, S), (B, N) arrays and `carried` (E,), where each sample has its own place.
 
+    `gain` and `threshold` have a row per sample, or one for all.
+    """
+
+    x: Any
     weights: Any
     biases: Any
     leak: Any
     offset: Any
+    gain: Any
     threshold: Any
     potentials: Any
-    x: Any
+    last_spikes: Any
+    carried: Any
 
 
 class Adjoints(NamedTuple):
@@ -280,8 +269,12 @@ class Adjoints(NamedTuple):
     `start` those of zero inputs delivered in forward step 0.
     """
 
-    current: Any  # of the potential, at the moment the backward pass has reached
+    potential: Any  # at the moment the backward pass has reached
     kept: Any  # of the potential kept for the next timestep
+    arrived: Any  # of the current at the timestep's end, beside its effect on the potential
+    gain: Any
+    threshold: Any
+    own_gain: Any  # not an adjoint: potential per current in this timestep
     counts: Any  # of the spike counts
     recurrent: Any  # of last timestep's spike counts
     silent: Any  # of the silent spike variables and of what junctions' units have not passed on
@@ -319,3 +312,4 @@ class Adjoints(NamedTuple):
     patch: Any
     chosen: Any
     totals: Any
+    unused: Any  # where the gradient of wiring's weight goes

@@ -3,8 +3,9 @@
 import numpy as np
 
 from snn_async import random_keys
+from snn_async.engines.numba.codes import FIFO, PENDING, POTENTIAL, RANDOM, SOURCE
+from snn_async.engines.numba.jit import compiled, inlined
 from snn_async.engines.numba.keys import step_state, uniform
-from snn_async.engines.numba.records import FIFO, PENDING, POTENTIAL, RANDOM, SOURCE, compiled, inlined
 
 
 @compiled
@@ -64,6 +65,13 @@ def choose(priority, sources, scratch, count, size, chosen):
 
 
 @inlined
+def momentum_key(potential):
+    """A potential rounded to 20 significant bits (`snn_async.schedulers.momentum_key`)."""
+    bits = np.float64(potential).view(np.int64)
+    return np.int64((bits + (1 << 32)) & ~((1 << 33) - 1)).view(np.float64)
+
+
+@inlined
 def pick(net, rules, tensors, work, events):
     """Put the places of the (at most F) events to deliver into `chosen`, oldest first; return how many."""
     waiting = work.now[PENDING]
@@ -81,7 +89,7 @@ def pick(net, rules, tensors, work, events):
         if rules.scheduler == RANDOM:
             events.priority[a] = uniform(state, source)
         else:
-            momentum = float(events.floats[row, POTENTIAL])
+            momentum = momentum_key(events.floats[row, POTENTIAL])
             if rules.noise > 0:
                 momentum += rules.noise * uniform(state, source)
             events.priority[a] = -momentum

@@ -1,8 +1,6 @@
 """The numba engine's event loop: the rules of docs/design.md, section 3, compiled, one chunk of samples per call."""
 
-from snn_async.engines.numba.events import emit
-from snn_async.engines.numba.records import (
-    AMPLITUDE,
+from snn_async.engines.numba.codes import (
     DELIVERIES,
     DONE,
     EVENTS,
@@ -11,21 +9,20 @@ from snn_async.engines.numba.records import (
     INPUTS,
     LAYERED,
     LEFT,
+    NEVER,
     NEXT_STEP,
     NO_ROOM,
     NOT_FINITE,
     OPERATIONS,
     PENDING,
-    POTENTIAL,
     RUNAWAY,
-    SOURCE,
-    STEP,
     TIMESTEP,
     UPDATES,
     B,
     T,
-    inlined,
 )
+from snn_async.engines.numba.events import emit
+from snn_async.engines.numba.jit import inlined
 from snn_async.engines.numba.steps import (
     arrives,
     begin,
@@ -40,23 +37,25 @@ from snn_async.engines.numba.steps import (
     take_turn,
     turn_changes,
 )
-from snn_async.engines.numba.vectors import copy, keep, log_silent, nonzero, restore
-
-NEVER = 1 << 30
+from snn_async.engines.numba.vectors import copy, keep, log_silent, nonzero, restore, settle
 
 
 @inlined
-def end(net, tensors, work, rules, out, v, fired, keep_log):
+def end(net, work, rules, out, keep_log):
     t, b = work.now[T], work.now[B]
-    restore(work.u[: net.neurons], work.held, work.ignoring)
+    current, u = work.current[: net.neurons], work.base
+    restore(current, work.held, work.ignoring)
+    settle(u, work.gain, current)
+    if len(out.arrived) > 0:
+        copy(out.arrived[t, b], current)
     copy(out.turn_step[t, b], work.turn_step)
     for p in range(net.populations):
         a, z = net.start[p], net.start[p + 1]
         out.population_spikes[t, b, p] = work.count[a:z].sum()
         if keep_log:
-            able = work.compare[a:z] if net.spiking[p] else work.u[a:z]
+            able = work.compare[a:z] if net.spiking[p] else u[a:z]
             log_silent(
-                work.u[a:z],
+                u[a:z],
                 able,
                 work.last_spike[a:z],
                 work.last_evaluation[net.block_start[p] : net.block_start[p + 1]],
@@ -64,8 +63,7 @@ def end(net, tensors, work, rules, out, v, fired, keep_log):
                 out.silent_step[t, b, a:z],
                 out.silent_potential[t, b, a:z],
             )
-    keep(v, work.u[: net.neurons], work.residual, out.potentials[t, b], work.count, out.spikes[t, b])
-    copy(fired, work.count)
+    keep(out.potentials[t, b], out.spikes[t, b], u, work.residual, work.count)
     out.forward_steps[t, b] = work.now[NEXT_STEP]
     out.first_output[t, b] = work.now[FIRST_OUTPUT]
     out.operations[t, b] = work.now[OPERATIONS]
@@ -75,34 +73,27 @@ def end(net, tensors, work, rules, out, v, fired, keep_log):
 
 
 @inlined
-def start_sample(net, rules, tensors, carried, out, work, events, rooms):
+def start_sample(net, rules, carried, out, work, events):
     now = work.now
     b = now[B]
-    copy(rooms.v, tensors.potentials[b])
-    copy(rooms.fired, tensors.spikes[b])
     out.emitted[b, 0] = now[EVENTS]
     for row in range(carried.offsets[b], carried.offsets[b + 1]):
         at = now[EVENTS]
         amplitude, potential = carried.amplitude[row], carried.potential[row]
-        emit(work, events, carried.source[row], amplitude, potential, carried.step[row], -1, True)
+        emit(work, events, carried.source[row], amplitude, potential, 0, carried.step[row], -1, True)
         events.ints[at, TIMESTEP] = carried.timestep[row] - rules.timestep
 
 
 @inlined
-def finish_sample(rules, out, work, events, rooms, steps):
+def finish_sample(out, work, events, rooms, steps):
     now = work.now
     b = now[B]
     out.emitted[b, steps + 1] = now[EVENTS]
     out.delivered[b, steps] = now[DELIVERIES]
     out.left[b] = now[PENDING]
     for a in range(now[PENDING]):
-        row, left = events.pending[a], now[LEFT]
-        rooms.left_ints[left, 0] = events.ints[row, SOURCE]
-        rooms.left_ints[left, 1] = events.ints[row, TIMESTEP] + rules.timestep
-        rooms.left_ints[left, 2] = events.ints[row, STEP]
-        rooms.left_floats[left, 0] = events.floats[row, AMPLITUDE]
-        rooms.left_floats[left, 1] = events.floats[row, POTENTIAL]
-        now[LEFT] = left + 1
+        rooms.left[now[LEFT]] = events.pending[a]
+        now[LEFT] += 1
 
 
 @inlined
@@ -125,13 +116,22 @@ def timestep(net, rules, tensors, out, work, events, rooms, keep_log):
     first = now[INPUTS]
     if first + net.inputs > len(rooms.input_source):
         return NO_ROOM
-    count = nonzero(tensors.x[t, b], rooms.input_source[first:], rooms.input_amplitude[first:])
+    count = nonzero(
+        tensors.x[t, b],
+        work.active,
+        work.active_words,
+        rooms.input_source[first:],
+        rooms.input_amplitude[first:],
+    )
     if count < 0:
         return NOT_FINITE
     inputs, values = rooms.input_source[first : first + count], rooms.input_amplitude[first : first + count]
     if keep_log and not rules.queued:
         now[INPUTS] += count
-    begin(net, tensors, work, rooms.v, rooms.fired)
+    v = tensors.potentials[b] if t == 0 else out.potentials[t - 1, b]
+    fired = tensors.fired[b] if t == 0 else out.spikes[t - 1, b]
+    last_spikes = tensors.last_spikes[b] if t == 0 else out.spikes[t - 1, b]
+    begin(net, tensors, work, v, fired, last_spikes)
     most = net.neurons + count + len(work.holder)  # events that one forward step can emit
     last_row = len(events.ints) - most
     status = DONE if now[EVENTS] <= last_row else NO_ROOM
@@ -160,7 +160,7 @@ def timestep(net, rules, tensors, out, work, events, rooms, keep_log):
         elif now[NEXT_STEP] == 0:
             if rules.queued:
                 for i in range(count):
-                    emit(work, events, inputs[i], values[i], values[i], 0, -1, True)
+                    emit(work, events, inputs[i], values[i], values[i], 0, 0, -1, True)
             list_inputs(work, events, inputs[:0] if rules.queued else inputs, values)
         else:
             turn = next_turn(net, tensors, work, limit) if now[PENDING] == 0 else -1
@@ -184,12 +184,12 @@ def timestep(net, rules, tensors, out, work, events, rooms, keep_log):
             if turn >= 0:
                 skip_to(net, work, turn)
             list_group(net, rules, tensors, work, events)
-        forward_step(net, rules, tensors, work, events, rooms.fired, only)
+        forward_step(net, rules, tensors, work, events, last_spikes, only)
         if layered:
             rooms.ranges[only, 1] = now[EVENTS]
     if layered:
         now[PENDING] = 0
-    end(net, tensors, work, rules, out, rooms.v, rooms.fired, keep_log)
+    end(net, work, rules, out, keep_log)
     return status
 
 
@@ -216,15 +216,15 @@ def simulate_chunk(
         if now[EVENTS] + carried.offsets[b + 1] - carried.offsets[b] > room:
             status = NO_ROOM
         else:
-            start_sample(net, rules, tensors, carried, out, work, events, rooms)
+            start_sample(net, rules, carried, out, work, events)
             while t < steps and status == DONE:
                 now[T] = t
                 status = timestep(net, rules, tensors, out, work, events, rooms, keep_log)
                 t += 1
-        if status == DONE and now[LEFT] + now[PENDING] > len(rooms.left_ints):
+        if status == DONE and now[LEFT] + now[PENDING] > len(rooms.left):
             status = NO_ROOM
         if status != DONE:
             now[EVENTS], now[DELIVERIES], now[INPUTS] = began
             return b, status, t - 1
-        finish_sample(rules, out, work, events, rooms, steps)
+        finish_sample(out, work, events, rooms, steps)
     return last_sample, DONE, steps

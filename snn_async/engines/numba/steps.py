@@ -1,15 +1,12 @@
-"""One forward step, compiled: leak, delivery, evaluation, turns; mirrors `reference_simulate`.
+"""One forward step, compiled: delivery, evaluation, turns; mirrors `engines.reference.steps`.
 
-Currents that a refractory or swallowing neuron must ignore are added all the same and undone from `held`.
+Currents that a refractory neuron must ignore are added all the same and undone from `held`.
 """
 
 import numpy as np
 
 from snn_async import random_keys
-from snn_async.engines.numba.events import emit, mark_delivered
-from snn_async.engines.numba.junctions import begin_junctions, pass_on, release
-from snn_async.engines.numba.keys import step_state, uniform
-from snn_async.engines.numba.records import (
+from snn_async.engines.numba.codes import (
     AFTER,
     AMPLITUDE,
     AND,
@@ -19,6 +16,7 @@ from snn_async.engines.numba.records import (
     HOP,
     INTEGRATE,
     NEXT_STEP,
+    NOT_YET,
     OFF,
     OPERATIONS,
     OUTPUT,
@@ -29,8 +27,12 @@ from snn_async.engines.numba.records import (
     VALUE,
     B,
     T,
-    inlined,
 )
+from snn_async.engines.numba.events import emit, mark_delivered
+from snn_async.engines.numba.jit import inlined
+from snn_async.engines.numba.junctions import begin_junctions, pass_on, release
+from snn_async.engines.numba.keys import step_state, uniform
+from snn_async.engines.numba.linear import charge
 from snn_async.engines.numba.scheduling import pick
 from snn_async.engines.numba.synapses import add_projection, mark_all
 from snn_async.engines.numba.vectors import (
@@ -39,66 +41,71 @@ from snn_async.engines.numba.vectors import (
     any_above,
     any_set,
     copy,
-    delayed_subtract,
     evaluate_all,
     firing,
-    leak_step,
     next_blocks,
-    restore,
-    retest,
     scale_range,
-    set_where_fired,
-    swallow,
 )
 
 
 @inlined
-def begin(net, tensors, work, v, fired):
-    """Leak and delayed reset, in the framework's own order; nobody is refractory."""
-    copy(work.compare, tensors.compare)
+def row_of(values, b):
+    """Number of a sample's row in values that all samples may share."""
+    return min(b, len(values) - 1)
+
+
+@inlined
+def begin(net, tensors, work, v, fired, last_spikes):
+    """What the timestep starts with; nobody is refractory."""
+    b = work.now[B]
+    gain = tensors.gain[row_of(tensors.gain, b)]
+    threshold = tensors.threshold[row_of(tensors.threshold, b)]
+    copy(work.compare, tensors.compare[row_of(tensors.compare, b)])
     work.ignoring[:] = False
-    work.residual[:] = 0
     work.count[:] = 0
-    work.last_spike[:] = -1
-    work.last_evaluation[:] = -1
-    work.turn_step[:] = -1
+    work.last_spike[:] = NOT_YET
+    work.last_evaluation[:] = NOT_YET
+    work.turn_step[:] = NOT_YET
     work.recurrent[:] = False
     for k in range(len(net.target)):
         if net.delayed_edge[k]:
             first = net.first_source[k] - net.inputs
-            work.recurrent[net.target[k]] |= any_set(fired[first : first + net.fan_in[k]])
+            work.recurrent[net.target[k]] |= any_set(last_spikes[first : first + net.fan_in[k]])
     begin_junctions(net, work)
+    work.current[: net.neurons] = 0
     for p in range(net.populations):
         a, z = net.start[p], net.start[p + 1]
         work.able[net.block_start[p] : net.block_start[p + 1]] = net.block[p]
-        value = v.dtype.type(net.reset_value[p])
-        if net.retest[p]:
-            leak_step(work.u[a:z], v[a:z], tensors.leak[a:z], tensors.offset[a:z])
-            retest(work.u[a:z], work.residual[a:z], v[a:z], tensors.compare[a:z], tensors.threshold[a:z])
-            continue
-        if net.delayed[p] and net.reset[p] == VALUE:
-            set_where_fired(v[a:z], fired[a:z], value)
-        leak_step(work.u[a:z], v[a:z], tensors.leak[a:z], tensors.offset[a:z])
-        if net.delayed[p] and net.reset[p] == SUBTRACT:
-            delayed_subtract(work.u[a:z], fired[a:z], tensors.threshold[a:z])
-        if net.swallow[p]:
-            set_where_fired(work.u[a:z], fired[a:z], value)
-            swallow(work.held[a:z], work.ignoring[a:z], fired[a:z], value)
+        charge(
+            work.base[a:z],
+            work.gain[a:z],
+            work.residual[a:z],
+            v[a:z],
+            fired[a:z],
+            tensors.leak[a:z],
+            tensors.offset[a:z],
+            gain[a:z],
+            threshold[a:z],
+            net.delayed[p],
+            v.dtype.type(net.reset_value[p]),
+            net.retest[p],
+            net.inclusive[p],
+        )
 
 
 @inlined
 def spike(net, rules, tensors, work, events, p, i):
-    step = work.now[NEXT_STEP]
-    emit(work, events, net.inputs + i, 1.0, work.u[i], step, -1, net.has_out[p])
+    step, current, gain = work.now[NEXT_STEP], work.current[i], work.gain[i]
+    potential = work.base[i] + gain * current
+    emit(work, events, net.inputs + i, 1, potential, current, step, -1, net.has_out[p])
     work.count[i] += 1
     work.last_spike[i] = step
     if p == net.output and work.now[FIRST_OUTPUT] < 0:
         work.now[FIRST_OUTPUT] = step
-    if not net.delayed[p]:
-        if net.reset[p] == SUBTRACT:
-            work.u[i] -= tensors.threshold[i]
-        elif net.reset[p] == VALUE:
-            work.u[i] = net.reset_value[p]
+    if net.reset[p] == SUBTRACT:
+        work.base[i] -= tensors.threshold[row_of(tensors.threshold, work.now[B]), i]
+    elif net.reset[p] == VALUE:
+        work.base[i] = work.base.dtype.type(net.reset_value[p]) - gain * current
     if net.refractory[p] == OFF:
         return
     rate = net.refractory_dropout[p]
@@ -109,9 +116,9 @@ def spike(net, rules, tensors, work, events, p, i):
         return
     work.compare[i] = np.inf
     work.able[net.block_start[p] + (i - net.start[p]) // net.block[p]] -= 1
-    if net.refractory[p] == DISCARD and not work.ignoring[i]:
+    if net.refractory[p] == DISCARD:
         work.ignoring[i] = True
-        work.held[i] = work.u[i]
+        work.held[i] = current
 
 
 @inlined
@@ -127,7 +134,7 @@ def deliver(net, tensors, work, k, sources, amplitudes):
         net,
         tensors,
         k,
-        work.u[first : first + net.fan_out[k]],
+        work.current[first : first + net.fan_out[k]],
         sources,
         amplitudes,
         work.now[T],
@@ -142,34 +149,34 @@ def deliver(net, tensors, work, k, sources, amplitudes):
 
 
 @inlined
-def take_up(net, tensors, work, events, fired, p):
+def take_up(net, tensors, work, events, last_spikes, p):
     """What comes at the turn of population p: everybody's evaluation, biases, last timestep's spikes."""
     mark_all(work.dirty[net.block_start[p] : net.block_start[p + 1]], work.bounds[p])
     if not tensors.has_bias[p] and not work.recurrent[p]:
         return
-    u, samples = work.u[net.start[p] : net.start[p + 1]], tensors.x.shape[1]
+    current, samples = work.current[net.start[p] : net.start[p + 1]], tensors.x.shape[1]
     for k in range(len(net.target)):
         if net.target[k] != p:
             continue
         if tensors.has_bias[p]:
-            bias = tensors.biases[net.bias_start[k] : net.bias_start[k] + len(u)]
-            c, d = scale_range(tensors.target_scale_start[k], len(u), samples, work.now[T], work.now[B])
-            add(u, bias, tensors.scales[c:d])
+            bias = tensors.biases[net.bias_start[k] : net.bias_start[k] + len(current)]
+            c, d = scale_range(tensors.target_scale_start[k], len(current), samples, work.now[T], work.now[B])
+            add(current, bias, tensors.scales[c:d])
         if net.delayed_edge[k]:
             first = net.first_source[k] - net.inputs
-            counts = fired[first : first + net.fan_in[k]]
-            count = active_sources(counts, events.sources, events.amplitudes, net.first_source[k])
+            values = last_spikes[first : first + net.fan_in[k]]
+            count = active_sources(values, events.sources, events.amplitudes, net.first_source[k])
             deliver(net, tensors, work, k, events.sources[:count], events.amplitudes[:count])
 
 
 @inlined
-def evaluate(net, rules, tensors, work, events, fired):
+def evaluate(net, rules, tensors, work, events, last_spikes):
     """Finish a forward step: what comes at turns, then one evaluation of every neuron that was reached."""
     step = work.now[NEXT_STEP]
     for p in range(net.populations):
         if work.turn[p] == work.now[HOP]:
             work.turn_step[p] = step
-            take_up(net, tensors, work, events, fired, p)
+            take_up(net, tensors, work, events, last_spikes, p)
     for p in range(net.populations):
         q, high = work.bounds[p, 0], work.bounds[p, 1]
         if q >= high:
@@ -183,9 +190,8 @@ def evaluate(net, rules, tensors, work, events, fired):
             begin, q = work.found[0], work.found[1]
             a, z = start + begin * block, start + q * block
             work.now[UPDATES] += z - a if net.refractory[p] == INTEGRATE else able
-            if net.swallow[p]:
-                restore(work.u[a:z], work.held[a:z], work.ignoring[a:z])
-            for found in range(firing(work.u[a:z], work.compare[a:z], work.found)):
+            many = firing(work.current[a:z], work.base[a:z], work.gain[a:z], work.compare[a:z], work.found)
+            for found in range(many):
                 spike(net, rules, tensors, work, events, p, a + work.found[found])
     work.now[NEXT_STEP] = step + 1
 
@@ -193,7 +199,9 @@ def evaluate(net, rules, tensors, work, events, fired):
 @inlined
 def turn_changes(net, tensors, work, p):
     a, z = net.start[p], net.start[p + 1]
-    return tensors.has_bias[p] or work.recurrent[p] or any_above(work.u[a:z], work.compare[a:z])
+    if tensors.has_bias[p] or work.recurrent[p]:
+        return True
+    return any_above(work.current[a:z], work.base[a:z], work.gain[a:z], work.compare[a:z])
 
 
 @inlined
@@ -348,7 +356,7 @@ def list_passed(work, events, n, first):
 
 
 @inlined
-def forward_step(net, rules, tensors, work, events, fired, only):
+def forward_step(net, rules, tensors, work, events, last_spikes, only):
     """Deliver what is listed, let junctions pass on at once what reaches them, evaluate the neurons reached.
 
     Behind a barrier `only` one node is concerned (else -1), and other nodes take over what a junction passes on.
@@ -366,6 +374,8 @@ def forward_step(net, rules, tensors, work, events, fired, only):
         if n == net.nodes or n < net.populations or net.node_kind[n] >= AND:
             break
         first = work.now[EVENTS]
+        if only >= 0:
+            work.turn_step[n] = work.now[NEXT_STEP]
         pass_on(net, work, events, n)
         list_passed(work, events, n, first)
         if only >= 0:
@@ -374,4 +384,4 @@ def forward_step(net, rules, tensors, work, events, fired, only):
         if net.node_kind[n] >= AND:
             release(net, work, events, n)
         return
-    evaluate(net, rules, tensors, work, events, fired)
+    evaluate(net, rules, tensors, work, events, last_spikes)

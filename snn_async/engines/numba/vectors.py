@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from snn_async.engines.numba.records import compiled
+from snn_async.engines.numba.codes import NOT_YET
+from snn_async.engines.numba.jit import compiled
 
 
 @compiled
@@ -12,53 +13,10 @@ def copy(to, values):
 
 
 @compiled
-def set_where_fired(u, fired, value):
-    for i in range(len(u)):
-        if fired[i] > 0:
-            u[i] = value
-
-
-@compiled
-def leak_step(u, v, leak, offset):
-    for i in range(len(u)):
-        u[i] = leak[i] * v[i] + offset[i]
-
-
-@compiled
-def delayed_subtract(u, fired, threshold):
-    for i in range(len(u)):
-        u[i] -= fired[i] * threshold[i]
-
-
-@compiled
-def swallow(held, ignoring, fired, value):
-    for i in range(len(held)):
-        ignoring[i] = fired[i] > 0
-        held[i] = value
-
-
-@compiled
-def retest(u, residual, v, compare, threshold):
-    for i in range(len(u)):
-        residual[i] = threshold[i] if v[i] > compare[i] else 0
-        u[i] -= residual[i]
-
-
-@compiled
 def restore(u, held, ignoring):
     for i in range(len(u)):
         if ignoring[i]:
             u[i] = held[i]
-
-
-@compiled
-def firing(u, compare, found):
-    count = 0
-    for i in range(len(u)):
-        if u[i] > compare[i]:
-            found[count] = i
-            count += 1
-    return count
 
 
 @compiled
@@ -78,63 +36,6 @@ def scale_range(start, size, samples, t, b):
         return 0, 0
     begin = start + (t * samples + b) * size
     return begin, begin + size
-
-
-@compiled
-def nonzero(frame, index, values):
-    """Write the nonzero inputs of a frame; return how many, -1 if one is not finite.
-
-    Blocks of zeros pass at vector speed.
-    """
-    count, block, size = 0, 16, len(frame)
-    for first in range(0, size - block + 1, block):
-        any_set = False
-        for i in range(block):
-            any_set |= frame[first + i] != 0
-        if any_set:
-            for i in range(first, first + block):
-                if frame[i] != 0:
-                    index[count] = i
-                    values[count] = frame[i]
-                    count += 1
-    for i in range(size - size % block, size):
-        if frame[i] != 0:
-            index[count] = i
-            values[count] = frame[i]
-            count += 1
-    for i in range(count):
-        if not np.isfinite(values[i]):
-            return -1
-    return count
-
-
-@compiled
-def keep(v, u, residual, potentials, count, spikes):
-    for i in range(len(v)):
-        v[i] = u[i] + residual[i]
-        potentials[i] = v[i]
-        spikes[i] = count[i]
-
-
-@compiled
-def any_above(u, compare):
-    """Whether any neuron would fire; blocks pass at vector speed."""
-    block, size = 64, len(u)
-    for first in range(0, size, block):
-        above = False
-        for i in range(first, min(first + block, size)):
-            above |= u[i] > compare[i]
-        if above:
-            return True
-    return False
-
-
-@compiled
-def any_set(values):
-    found = False
-    for i in range(len(values)):
-        found |= values[i] != 0
-    return found
 
 
 @compiled
@@ -179,10 +80,74 @@ def evaluate_all(able, last_evaluation, step):
 
 
 @compiled
+def firing(current, base, gain, compare, found):
+    """List the neurons whose potential is above `compare`; return how many."""
+    count = 0
+    for i in range(len(current)):
+        if base[i] + gain[i] * current[i] > compare[i]:
+            found[count] = i
+            count += 1
+    return count
+
+
+@compiled
+def any_above(current, base, gain, compare):
+    """Whether any neuron would fire."""
+    for i in range(len(current)):  # noqa: SIM110 - numba compiles no generators
+        if base[i] + gain[i] * current[i] > compare[i]:
+            return True
+    return False
+
+
+@compiled
+def any_set(values):
+    for value in values:  # noqa: SIM110 - numba compiles no generators
+        if value != 0:
+            return True
+    return False
+
+
+@compiled
+def settle(base, gain, current):
+    """From what a potential starts with to the potential."""
+    for i in range(len(base)):
+        base[i] += gain[i] * current[i]
+
+
+@compiled
+def keep(potentials, spikes, u, residual, count):
+    for i in range(len(u)):
+        potentials[i] = u[i] + residual[i]
+        spikes[i] = count[i]
+
+
+@compiled
 def log_silent(u, able, last_spike, last_evaluation, block, steps, potentials):
     for q in range(len(last_evaluation)):
         evaluated = last_evaluation[q]
         for i in range(q * block, (q + 1) * block):
             silent = able[i] < np.inf and evaluated > last_spike[i]
-            steps[i] = evaluated if silent else -1
+            steps[i] = evaluated if silent else NOT_YET
             potentials[i] = u[i] if silent else 0
+
+
+@compiled
+def nonzero(frame, active, words, index, values):
+    """Write the nonzero inputs of a frame; return how many, -1 if one is not finite.
+
+    `words` are the bytes of `active`, which has room for whole words: eight zeros pass at once.
+    """
+    count, size = 0, len(frame)
+    for i in range(size):
+        active[i] = frame[i] != 0
+    for word in range((size + 7) // 8):
+        if words[word] != 0:
+            for i in range(8 * word, 8 * word + 8):
+                if active[i]:
+                    index[count] = i
+                    values[count] = frame[i]
+                    count += 1
+    for i in range(count):
+        if not np.isfinite(values[i]):
+            return -1
+    return count

@@ -1,37 +1,32 @@
 """What junctions hold and pass on, one sample at a time (docs/design.md, section 7)."""
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from snn_async.graph import Graph
 from snn_async.graph.layout import Layout
 from snn_async.graph.windows import Windows
 
-Floats = NDArray[np.floating]
-
 
 class Junctions:
-    """The cells of all junctions; `waiting` and `instant` are node numbers in topological order."""
+    """The cells of all junctions in one timestep; `waiting` and `instant` are node numbers in topological order."""
 
-    def __init__(self, graph: Graph, layout: Layout, dtype: np.dtype) -> None:
+    def __init__(self, graph: Graph, layout: Layout, dtype: torch.dtype) -> None:
         self.layout, self.populations = layout, layout.populations
         self.kinds = [junction.kind for junction in graph.junctions]
         nodes = range(layout.populations, layout.populations + len(graph.junctions))
         self.waiting = [j for j, junction in zip(nodes, graph.junctions, strict=True) if junction.waits]
         self.instant = [j for j, junction in zip(nodes, graph.junctions, strict=True) if not junction.waits]
-        self.cells = np.zeros(layout.cells, dtype=dtype)
+        self.cells = torch.zeros(layout.cells, dtype=dtype)
         self.windows = [
             None if j.windows is None else members(j.windows, j.cells[0]) for j in graph.junctions
         ]
-        self.begin()
-
-    def begin(self) -> None:
-        """Empty all cells, at the start of a timestep."""
-        self.cells[:] = 0
         self.holders = [None if w is None else [int(cells[0]) for cells in w] for w in self.windows]
-        self.maxima = [None if w is None else np.zeros(len(w), self.cells.dtype) for w in self.windows]
+        self.maxima = [None if w is None else torch.zeros(len(w), dtype=dtype) for w in self.windows]
 
-    def add(self, receivers: slice, current: Floats) -> None:
+    def add(self, receivers: slice, current: Tensor) -> None:
         """Add a current to cells, given as receivers."""
         first = self.layout.neurons
         self.cells[receivers.start - first : receivers.stop - first] += current
@@ -41,13 +36,13 @@ class Junctions:
         after = self.layout.first_receiver[node + 1 :]
         return slice(first, int(after[0]) - self.layout.neurons if len(after) else self.layout.cells)
 
-    def pass_on(self, node: int, reached: NDArray[np.bool_]) -> list[tuple[int, float, int]]:
+    def pass_on(self, node: int, reached: Tensor) -> list[tuple[int, float, int]]:
         """Return (source, amount, holder) of the units of a sum or max that pass something on now."""
         here, j = self._cells(node), node - self.populations
         cells, touched = self.cells[here], reached[self.layout.neurons :][here]
         source = int(self.layout.first_unit[node])
         if self.kinds[j] == "sum":
-            passed = [(source + u, float(cells[u]), -1) for u in np.flatnonzero(touched).tolist()]
+            passed = [(source + u, float(cells[u]), -1) for u in touched.nonzero().flatten().tolist()]
             cells[:] = 0
             return passed
         passed, windows, holders, maxima = [], self.windows[j], self.holders[j], self.maxima[j]
@@ -57,7 +52,7 @@ class Junctions:
                 continue
             before, largest = holders[unit], cells[window].max()
             if cells[before] < largest:
-                holders[unit] = int(window[np.argmax(cells[window])])
+                holders[unit] = int(window[cells[window].argmax()])  # the first of equal ones
             if holders[unit] != before or touched[before]:
                 passed.append((source + unit, float(largest - maxima[unit]), holders[unit]))
                 maxima[unit] = largest
@@ -65,10 +60,10 @@ class Junctions:
 
     def values(self, node: int) -> list[tuple[int, float]]:
         """Return (source, value) of the units of an "and" or "iand" that are not 0."""
-        a, b = self.cells[self._cells(node)].reshape(2, -1)
+        a, b = self.cells[self._cells(node)].chunk(2)
         value = a * b if self.kinds[node - self.populations] == "and" else a * (1 - b)
         source = int(self.layout.first_unit[node])
-        return [(source + u, float(value[u])) for u in np.flatnonzero(value).tolist()]
+        return [(source + u, float(value[u])) for u in value.nonzero().flatten().tolist()]
 
 
 def members(windows: Windows, channels: int) -> list[NDArray[np.int64]]:

@@ -1,28 +1,27 @@
 """The oracle: the masked sum of docs/design.md, section 5, computed from an event log and left to autograd.
 
-    u_i = base_i + b_i + sum_j w_ji s_j [ j was delivered to i no later than i's decisive evaluation ]
+    u_i = base_i + gain_i * (b_i + sum_j w_ji s_j [ j was delivered to i no later than i's decisive evaluation ])
     s_i = H(u_i - threshold_i)
 
 Every decisive evaluation is one spike variable. Silent ones (value 0) meet each target at its first decisive
-evaluation of the timestep; delivered ones at the first decisive evaluation not before their delivery. Junctions
-(section 7) are functions of what reached them: of the log, only the holders of "max" units are read.
+evaluation; delivered ones at the first decisive evaluation not before their delivery. Junctions (section 7) are
+functions of what reached them: of the log, only the holders of "max" units are read.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from weakref import WeakKeyDictionary
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from snn_async.engines.contract import Execution, Start, Values
+from snn_async.engines.contract import NEVER, Execution, Slopes, Start, Values
 from snn_async.engines.event_log import EventLog
 from snn_async.engines.reference.junctions import members
+from snn_async.engines.reference.tables import matrices
 from snn_async.graph import Graph
-from snn_async.graph.layout import Layout, layout_of
-from snn_async.graph.synapses import Table
-
-NEVER = 1 << 30
+from snn_async.graph.layout import layout_of
 
 
 def masked_sum(
@@ -31,223 +30,267 @@ def masked_sum(
     values: Values,
     start: Start,
     log: EventLog,
+    slopes: Slopes | None = None,
     surrogates: Sequence[Callable[[Tensor], Tensor]] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return differentiable spikes and potentials (T, B, N) of the run that `log` records.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the differentiable spikes, currents and potentials (B, N) and the amplitudes left over (L,).
 
     Args:
-        surrogates: one function of u - threshold per population; the neurons' own if None. With smooth
-            ones the result is a smooth function of `values`, and its gradient can be checked by finite
-            differences.
+        values: on the CPU, like everything else.
+        slopes: spikes have the values of the log and these derivatives.
+        surrogates: without `slopes`, one function of u - threshold per population, the neurons' own if None. With
+            smooth ones the results are smooth functions of `values`: finite differences can check their gradient.
     """
+    weights = matrices(graph, values.weights)
     samples = [
-        _Sample(graph, execution, values, start, log, surrogates, b).run() for b in range(values.x.shape[1])
+        _Sample(graph, execution, values, weights, start, log, slopes, surrogates, b).run()
+        for b in range(len(values.x))
     ]
-    return torch.stack([s for s, _ in samples], 1), torch.stack([v for _, v in samples], 1)
+    spikes, current, potential, left = zip(*samples, strict=True)
+    return torch.stack(spikes), torch.stack(current), torch.stack(potential), torch.cat(left)
+
+
+class _Sent(NamedTuple):
+    """An emission of this timestep: its row in the log, the node's unit, the forward step, the holder of a "max"."""
+
+    row: int
+    unit: int
+    step: int
+    cell: int
 
 
 class _Sample:
+    """One sample's timestep, from its part of the log.
+
+    Attributes:
+        sent: per node.
+        deliveries: per projection (row, forward step).
+        variables: those of carried events and of spikes, by row, as they become known.
+        silent: per population, the spike variables of silent decisive evaluations; 0 where there is none.
+    """
+
     def __init__(
         self,
         graph: Graph,
         execution: Execution,
         values: Values,
+        weights: list[Tensor],
         start: Start,
         log: EventLog,
+        slopes: Slopes | None,
         surrogates: Sequence[Callable[[Tensor], Tensor]] | None,
         b: int,
     ) -> None:
-        self.graph, self.execution, self.values, self.log, self.b = graph, execution, values, log, b
-        self.layout: Layout = layout_of(graph)
+        self.graph, self.execution, self.values, self.b = graph, execution, values, b
+        self.log, self.slopes, self.layout = log, slopes, layout_of(graph)
         self.neurons = [population.neuron for population in graph.populations]
         self.surrogates = surrogates or [neuron.surrogate for neuron in self.neurons]
-        self.spikes_before = torch.from_numpy(start.spikes[b].astype(np.int64))
-        self.spike_variable: dict[int, Tensor] = {}
-        self.weights = [
-            torch.from_numpy(table.coefficient).to(values.x)
-            * values.weights[w + torch.from_numpy(table.weight)]
-            for table, w in zip(tables_of(graph), self.layout.weight_start.tolist(), strict=True)
-        ]
-        self.junctions = {self.layout.populations + i: junction for i, junction in enumerate(graph.junctions)}
+        self.weights = weights
+        self.junctions = dict(enumerate(graph.junctions, self.layout.populations))
+        self.x, self.turn_step = values.x[b], log.turn_step[b].tolist()
+        self.silent: dict[int, Tensor] = {}
+        self.passed: dict[int, dict[int, Tensor]] = {}
+        self.joined: dict[int, Tensor] = {}
+        self.rows = range(int(log.offsets[b]), int(log.offsets[b + 1]))
+        self.variables = dict(zip(self.rows, values.pending[start.pending.sample == b], strict=False))
+        self.sent: dict[int, list[_Sent]] = defaultdict(list)
+        for row in self.rows[int(log.carried[b]) :]:
+            node, unit = self._place(row)
+            self.sent[node].append(_Sent(row, unit, int(log.step[row]), int(log.cell[row])))
+        self.deliveries: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        columns = (log.event.tolist(), log.projection.tolist(), log.step_of_delivery.tolist())
+        for row, k, step in zip(*columns, strict=True):
+            if row in self.rows:
+                self.deliveries[k].append((row, step))
 
-    def run(self) -> tuple[Tensor, Tensor]:
-        potential = self.values.potentials[self.b]
-        spikes, potentials = [], []
-        self.count_before = self.spikes_before.to(potential)
-        for t in range(len(self.values.x)):
-            self.t = t
-            self._follow_junctions()
-            base, residual = self._begin(potential)
-            self.silent = torch.zeros_like(base)
-            count = torch.zeros_like(base)
-            after = torch.zeros_like(base)
-            for p in range(len(self.neurons)):
-                here = slice(*self.layout.start[p : p + 2])
-                u, s, silent = self._population(t, p, base[here])
-                after = torch.cat((after[: here.start], u, after[here.stop :]))
-                count = torch.cat((count[: here.start], s, count[here.stop :]))
-                self.silent = torch.cat((self.silent[: here.start], silent, self.silent[here.stop :]))
-            potential = after + residual
-            self.spikes_before = count.detach().round().long()
-            self.count_before = count
-            spikes.append(count)
-            potentials.append(potential)
-        return torch.stack(spikes), torch.stack(potentials)
+    def run(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return spikes, current and potential (N,), and the amplitudes left over."""
+        results = [self._population(p) for p in range(len(self.neurons))]
+        spikes, current, potential = (torch.cat(parts) for parts in zip(*results, strict=True))
+        left = [self._variable(row)[None] for row in self.log.left.tolist() if row in self.rows]
+        return spikes, current, potential, torch.cat([self.x.new_zeros(0), *left])
 
-    def _begin(self, v: Tensor) -> tuple[Tensor, Tensor]:
-        bases, residuals = [], []
-        self.swallowed = torch.zeros(len(v), dtype=torch.bool)
-        for p, neuron in enumerate(self.neurons):
-            here = slice(*self.layout.start[p : p + 2])
-            threshold, fired, before = self.values.threshold[here], self.spikes_before[here], v[here]
-            if neuron.delayed_reset and neuron.reset == "value":
-                before = torch.where(fired > 0, torch.full_like(before, neuron.reset_value), before)
-            base = self.values.leak[here] * before + self.values.offset[here]
-            if neuron.delayed_reset and neuron.reset == "subtract":
-                base = base - fired.to(base) * threshold
-            if neuron.swallow_input:
-                base = torch.where(fired > 0, torch.full_like(base, neuron.reset_value), base)
-                self.swallowed[here] = fired > 0
-            residual = torch.zeros_like(base)
-            if neuron.retest_residual and neuron.spiking:
-                above = before >= threshold if neuron.inclusive else before > threshold
-                residual = above.to(base) * threshold
-            bases.append(base - residual)
-            residuals.append(residual)
-        return torch.cat(bases), torch.cat(residuals)
+    # -- neurons ---------------------------------------------------------------------------------------
 
-    def _population(self, t: int, p: int, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the final potential, the spike count and the silent spike variable of each neuron."""
-        log, b, neuron, refractory = self.log, self.b, self.neurons[p], self.execution.refractory[p]
-        here = slice(*self.layout.start[p : p + 2])
-        threshold = self.values.threshold[here]
-        fired = self._spikes_of(t, here)  # (row, index within the population, step)
-        silent_step = torch.from_numpy(log.silent_step[t, b, here].astype(np.int64))
-        first, last = self._decisive_range(silent_step, fired)
-        arrivals = self._arrivals(t, p)
-        steps = sorted({*arrivals, *silent_step[silent_step >= 0].tolist(), *(step for *_, step in fired)})
-        count, silent = torch.zeros_like(u), torch.zeros_like(u)
-        would_be = self._would_be_currents(p, first)
-        for step in steps:
-            lands = ~self.swallowed[here] & ((step <= last) | (refractory == "integrate"))
-            u = u + torch.where(lands, arrivals.get(step, torch.zeros_like(u)), 0.0)
-            u = u + torch.where(~self.swallowed[here] & (first == step), would_be, 0.0)
-            if not neuron.spiking:
+    def _population(self, p: int) -> tuple[Tensor, Tensor, Tensor]:
+        here = slice(*self.layout.start[p : p + 2].tolist())
+        base, gain, threshold = (
+            member[self.b, here] for member in (self.values.base, self.values.gain, self.values.threshold)
+        )
+        silent_step = self.log.silent_step[self.b, here]
+        first, last = self._decisive_range(p, silent_step)
+        arrivals, would_be = self._arrivals(p), self._would_be_currents(p, first)
+        integrating = self.execution.refractory[p] == "integrate"
+        spikes, current, silent, nothing = (torch.zeros_like(base) for _ in range(4))
+        decisions = {*silent_step[silent_step >= 0].tolist(), *(sent.step for sent in self.sent[p])}
+        for step in sorted(decisions | set(arrivals)):
+            lands = (step <= last) | integrating
+            current = current + torch.where(lands, arrivals.get(step, nothing), 0.0)
+            current = current + torch.where(first == step, would_be, 0.0)
+            if not self.neurons[p].spiking:
                 continue
-            firing = torch.zeros(len(u), dtype=torch.bool)
-            firing[[i for _, i, at in fired if at == step]] = True
+            fired = {sent.unit: sent.row for sent in self.sent[p] if sent.step == step}
+            firing = torch.zeros(len(base), dtype=torch.bool)
+            firing[list(fired)] = True
             deciding = firing | (silent_step == step)
-            s = torch.where(deciding, self.surrogates[p](u - threshold), 0.0)
-            count = count + s
+            u = base + gain * current
+            s = torch.where(deciding, self._spike(p, u - threshold, fired), 0.0)
+            spikes = spikes + s
             silent = torch.where(silent_step == step, s, silent)
-            for row, i, at in fired:
-                if at == step:
-                    self.spike_variable[row] = s[i]
-            u = torch.where(deciding, self._reset(p, u, s, threshold), u)
-        return u, count, silent
+            self.variables.update({row: s[i] for i, row in fired.items()})
+            base = base + self._reset(p, u, s, threshold, firing)
+        self.silent[p] = silent
+        return spikes, current, base + gain * current
 
-    def _reset(self, p: int, u: Tensor, s: Tensor, threshold: Tensor) -> Tensor:
+    def _decisive_range(self, p: int, silent_step: Tensor) -> tuple[Tensor, Tensor]:
+        """Forward steps of every neuron's first and last decisive evaluation; NEVER and -1 if there is none."""
+        first = torch.where(silent_step >= 0, silent_step, NEVER)
+        last = silent_step.clone()
+        for sent in self.sent[p]:
+            first[sent.unit] = min(int(first[sent.unit]), sent.step)
+            last[sent.unit] = max(int(last[sent.unit]), sent.step)
+        return first, last
+
+    def _spike(self, p: int, above: Tensor, fired: dict[int, int]) -> Tensor:
+        """Spike variables at `above` = u - threshold; `fired` are those who spiked, with their rows."""
+        if self.slopes is None:
+            return self.surrogates[p](above)
+        value = torch.zeros_like(above)
+        slope = self.slopes.silent[self.b, slice(*self.layout.start[p : p + 2].tolist())].clone()
+        for i, row in fired.items():
+            value[i], slope[i] = self.log.amplitude[row], self.slopes.events[row]
+        return value + slope * (above - above.detach())
+
+    def _reset(self, p: int, u: Tensor, s: Tensor, threshold: Tensor, firing: Tensor) -> Tensor:
+        """What the spikes do to the base at once; 0 for spike variables of 0."""
         neuron = self.neurons[p]
-        if neuron.delayed_reset or neuron.reset == "none":
-            return u
         if neuron.detach_reset:
             s = s.detach()
         if neuron.reset == "subtract":
-            return u - s * threshold
-        return (1 - s) * u + s * neuron.reset_value
+            return -s * threshold
+        if neuron.reset == "value":  # whatever a graded spike's value is, it sets the potential
+            return (s if neuron.binary else firing.to(s)) * (neuron.reset_value - u)
+        return torch.zeros_like(u)
 
-    def _spikes_of(self, t: int, here: slice) -> list[tuple[int, int, int]]:
-        log, first = self.log, self.layout.inputs + here.start
-        rows = range(log.emitted[self.b, 1 + t], log.emitted[self.b, 2 + t])
-        size = here.stop - here.start
-        return [
-            (row, int(log.source[row]) - first, int(log.step[row]))
-            for row in rows
-            if 0 <= log.source[row] - first < size
-        ]
+    # -- what arrives ----------------------------------------------------------------------------------
 
-    @staticmethod
-    def _decisive_range(silent_step: Tensor, fired: list[tuple[int, int, int]]) -> tuple[Tensor, Tensor]:
-        """Forward steps of every neuron's first and last decisive evaluation."""
-        first = torch.where(silent_step >= 0, silent_step, NEVER)
-        last = silent_step.clone()
-        for _, i, step in fired:
-            first[i], last[i] = min(int(first[i]), step), max(int(last[i]), step)
-        return first, last
-
-    def _arrivals(self, t: int, p: int) -> dict[int, Tensor]:
-        """Currents into population p by forward step: bias, recurrent spikes, input and delivered events."""
+    def _arrivals(self, node: int) -> dict[int, Tensor]:
+        """Currents into a population, or a junction that passes them on at once, by forward step."""
         arrivals: dict[int, Tensor] = {}
-        turn_step = int(self.log.turn_step[t, self.b, p])
-        evaluated = turn_step >= 0 or self.execution.leftover == "carry"
-        for k in self._into(p):
-            if turn_step >= 0:
-                first = int(self.layout.bias_start[k])
-                bias = self.values.biases[first : first + int(self.layout.fan_out[k])]
-                _arrive(arrivals, turn_step, bias * self._target_scale(k))
-            if self.layout.delayed[k]:
-                first = int(self.layout.first_source[k]) - self.layout.inputs
-                counts = self.count_before[first : first + int(self.layout.fan_in[k])]
-                if turn_step >= 0:
-                    _arrive(arrivals, turn_step, self._through(k, counts))
-            elif evaluated:
-                for step, amounts in self._emissions(int(self.layout.source[k])).items():
-                    _arrive(arrivals, step, self._through(k, amounts))
+        turn = self.turn_step[node]
+        for k in self._into(node):
+            for step, current in self._currents(k).items():
+                _add(arrivals, step, current)
+            if turn >= 0:
+                begin = int(self.layout.bias_start[k])
+                bias = self.values.biases[begin : begin + int(self.layout.fan_out[k])]
+                _add(arrivals, turn, bias * self._target_scale(k))
         return arrivals
 
-    def _emissions(self, node: int) -> dict[int, Tensor]:
-        """What a node's units deliver, by forward step; behind a barrier everything counts as step 0."""
-        emissions: dict[int, Tensor] = {}
-        if node < 0 and not self.execution.queues_input:
-            emissions[0] = self.values.x[self.t, self.b]
-        kind = self.junctions[node].kind if node in self.junctions else None
-        if kind in ("sum", "max"):
-            for k in self._into(node):
-                for step, amounts in self._emissions(int(self.layout.source[k])).items():
-                    _arrive(emissions, step, self._through(k, amounts))
-            return emissions if kind == "sum" else self._increases(node, emissions)
-        unit = self._first_unit(node)
-        joined = self._joined(node) if kind is not None else None
-        for row in self.log.deliveries[
-            self.log.delivered[self.b, self.t] : self.log.delivered[self.b, self.t + 1]
-        ].tolist():
-            j = int(self.log.source[row]) - unit
-            if 0 <= j < self._size(node):
-                value = self._variable(row) if joined is None else joined[j]
-                one = torch.zeros(self._size(node), dtype=value.dtype)
-                one[j] = 1
-                step = 0 if self.execution.layered else int(self.log.delivered_step[row])
-                _arrive(emissions, step, one * value)
-        return emissions
+    def _currents(self, k: int) -> dict[int, Tensor]:
+        """What projection k brings, by forward step."""
+        amounts: dict[int, Tensor] = self._unlogged(k)
+        for row, step in self.deliveries[k]:
+            one = torch.zeros(int(self.layout.fan_in[k]), dtype=self.x.dtype)
+            one[self.log.source[row] - int(self.layout.first_source[k])] = 1
+            _add(amounts, step, one * self._variable(row))
+        return {step: self._through(k, sent) for step, sent in amounts.items()}
+
+    def _unlogged(self, k: int) -> dict[int, Tensor]:
+        """What no row of the log stands for: the input frame, what junctions pass on of its zeros, the last spikes."""
+        source, target = int(self.layout.source[k]), int(self.layout.target[k])
+        turn = self.turn_step[target]
+        if target < len(self.neurons) and turn < 0:
+            return {}
+        if self.layout.delayed[k]:
+            first = int(self.layout.first_source[k]) - self.layout.inputs
+            return {turn: self.values.last_spikes[self.b, first : first + int(self.layout.fan_in[k])]}
+        if source < 0:
+            return {} if self.execution.queues_input else {self._step_of_input(target): self.x}
+        if source not in self.junctions or self.junctions[source].waits:
+            return {}
+        amounts = dict(self._passed(source))
+        for sent in self.sent[source]:
+            logged = torch.arange(self._size(source)) == sent.unit
+            amounts[sent.step] = torch.where(logged, 0.0, amounts[sent.step])
+        return amounts
+
+    def _step_of_input(self, node: int) -> int:
+        """The forward step in which the input reaches a node: the first, but behind a barrier that of all others."""
+        if not self.execution.layered:
+            return 0
+        if node not in self.junctions:
+            return self.turn_step[node]
+        return self.sent[node][0].step if self.sent[node] else 0
+
+    def _variable(self, row: int) -> Tensor:
+        """The differentiable amplitude of an event."""
+        if row in self.variables:
+            return self.variables[row]
+        node, unit = self._place(row)
+        if node < 0:
+            return self.x[unit]
+        waits = self.junctions[node].waits
+        return (self._joined(node) if waits else self._passed(node)[int(self.log.step[row])])[unit]
+
+    def _through(self, k: int, amounts: Tensor) -> Tensor:
+        """Currents of projection k for amounts delivered by its sources."""
+        scale = self.values.source_scale[k]
+        if scale is not None:
+            amounts = amounts * scale[self.b]
+        return (amounts @ self.weights[k]) * self._target_scale(k)
+
+    def _target_scale(self, k: int) -> "Tensor | float":
+        scale = self.values.target_scale[k]
+        return 1.0 if scale is None else scale[self.b]
+
+    # -- junctions -------------------------------------------------------------------------------------
+
+    def _passed(self, node: int) -> dict[int, Tensor]:
+        """What all units of a sum or max pass on, by forward step."""
+        if node not in self.passed:
+            arrivals = self._arrivals(node)
+            is_sum = self.junctions[node].kind == "sum"
+            self.passed[node] = arrivals if is_sum else self._increases(node, arrivals)
+        return self.passed[node]
 
     def _increases(self, node: int, arrivals: dict[int, Tensor]) -> dict[int, Tensor]:
         """By how much the maximum of every window rises in each step: that of the cell which holds it."""
         increases: dict[int, Tensor] = {}
-        cells, before = torch.zeros(self.junctions[node].cell_count).to(self.values.x), None
+        cells, before = self.x.new_zeros(self.junctions[node].cell_count), self.x.new_zeros(())
         for step in sorted(arrivals):
             cells = cells + arrivals[step]
             now = cells[self._holders(node, step)]
-            increases[step] = now if before is None else now - before
-            before = now
+            increases[step], before = now - before, now
         return increases
+
+    def _holders(self, node: int, step: int) -> Tensor:
+        """The cells that hold the maxima of a "max" after a forward step."""
+        junction = self.junctions[node]
+        assert junction.windows is not None
+        holders = torch.tensor([int(cells[0]) for cells in members(junction.windows, junction.cells[0])])
+        for sent in self.sent[node]:
+            if sent.step <= step:
+                holders[sent.unit] = sent.cell
+        return holders
 
     def _joined(self, node: int) -> Tensor:
         """The values of an "and" or "iand", from everything delivered and the silent variables."""
-        size = self._size(node)
-        operands = [torch.zeros(size).to(self.values.x), torch.zeros(size).to(self.values.x)]
-        if self.log.turn_step[self.t, self.b, node] < 0:
-            return operands[0]
-        for k in self._into(node):
-            port = self.graph.projections[k].port
-            source = int(self.layout.source[k])
-            for amounts in (*self._emissions(source).values(), self._would_be(source, NEVER)):
-                operands[port] = operands[port] + self._through(k, amounts)
-        a, b = operands
-        return a * b if self.junctions[node].kind == "and" else a * (1 - b)
+        if node not in self.joined:
+            operands = [self.x.new_zeros(self._size(node)) for _ in range(2)]
+            for k in self._into(node) if self.turn_step[node] >= 0 else ():
+                port = self.graph.projections[k].port
+                silent = self._through(k, self._would_be(int(self.layout.source[k]), NEVER))
+                operands[port] = sum(self._currents(k).values(), operands[port] + silent)
+            a, b = operands
+            self.joined[node] = a * b if self.junctions[node].kind == "and" else a * (1 - b)
+        return self.joined[node]
+
+    # -- what silent units would have sent -------------------------------------------------------------
 
     def _would_be_currents(self, p: int, first: Tensor) -> Tensor:
-        """Currents (of value 0) from silent neurons, at each neuron's first decisive evaluation."""
-        total = torch.zeros(len(first)).to(self.values.x)
+        """Currents, of value 0, from silent units, at each neuron's first decisive evaluation."""
+        total = torch.zeros(len(first), dtype=self.x.dtype)
         for step in sorted(set(first[first < NEVER].tolist())):
             for k in self._into(p):
                 if not self.layout.delayed[k]:
@@ -257,83 +300,38 @@ class _Sample:
 
     def _would_be(self, node: int, step: int) -> Tensor:
         """What a node's silent units might have sent, as seen by an evaluation in forward step `step`; values 0."""
-        zero = torch.zeros(self._size(node)).to(self.values.x)
         if node < 0:
-            x = self.values.x[self.t, self.b]
-            return torch.where(x == 0, x, 0.0) if self.execution.queues_input else zero
+            return (
+                torch.where(self.x == 0, self.x, 0.0)
+                if self.execution.queues_input
+                else torch.zeros_like(self.x)
+            )
         if node not in self.junctions:
-            return self.silent[slice(*self.layout.start[node : node + 2])]
+            return self.silent[node]
         junction = self.junctions[node]
         if junction.waits:
-            return torch.where(self.emitting[node], 0.0, self._joined(node))
-        cells = torch.zeros(junction.cell_count).to(self.values.x)
+            emitting = torch.zeros(self._size(node), dtype=torch.bool)
+            emitting[[sent.unit for sent in self.sent[node]]] = True
+            return torch.where(emitting, 0.0, self._joined(node))
+        cells = self.x.new_zeros(junction.cell_count)
         for k in self._into(node):
             cells = cells + self._through(k, self._would_be(int(self.layout.source[k]), step))
         return cells if junction.kind == "sum" else cells[self._holders(node, step)]
 
-    def _follow_junctions(self) -> None:
-        """Read from the log which units passed something on, and which cell holds each maximum from which step on."""
-        log, b, t = self.log, self.b, self.t
-        self.changes: dict[int, list[tuple[int, int, int]]] = {node: [] for node in self.junctions}
-        self.emitting = {node: torch.zeros(self._size(node), dtype=torch.bool) for node in self.junctions}
-        for row in range(log.emitted[b, 1 + t], log.emitted[b, 2 + t]):
-            for node in self.junctions:
-                unit = int(log.source[row]) - self._first_unit(node)
-                if 0 <= unit < self._size(node):
-                    step = 0 if self.execution.layered else int(log.step[row])
-                    self.emitting[node][unit] = True
-                    self.changes[node].append((step, unit, int(log.cell[row])))
+    # -- where things are ------------------------------------------------------------------------------
 
-    def _holders(self, node: int, step: int) -> Tensor:
-        junction = self.junctions[node]
-        assert junction.windows is not None
-        holders = torch.tensor([int(cells[0]) for cells in members(junction.windows, junction.cells[0])])
-        for at, unit, cell in self.changes[node]:
-            if at <= step:
-                holders[unit] = cell
-        return holders
-
-    def _through(self, k: int, amounts: Tensor) -> Tensor:
-        """Currents of projection k for amounts delivered by its sources."""
-        return ((amounts * self._source_scale(k)) @ self.weights[k]) * self._target_scale(k)
-
-    def _first_unit(self, node: int) -> int:
-        return 0 if node < 0 else int(self.layout.first_unit[node])
+    def _place(self, row: int) -> tuple[int, int]:
+        """Node and unit of an event."""
+        source = int(self.log.source[row])
+        node = int(np.searchsorted(self.layout.first_unit, source, side="right")) - 1
+        return node, source - (0 if node < 0 else int(self.layout.first_unit[node]))
 
     def _size(self, node: int) -> int:
         return self.layout.inputs if node < 0 else int(self.layout.size[node])
 
-    def _into(self, p: int) -> list[int]:
-        return [int(k) for k in np.flatnonzero(self.layout.target == p)]
-
-    def _source_scale(self, k: int) -> "Tensor | float":
-        scale = self.values.source_scale[k]
-        return 1.0 if scale is None else scale[self.t, self.b]
-
-    def _target_scale(self, k: int) -> "Tensor | float":
-        scale = self.values.target_scale[k]
-        return 1.0 if scale is None else scale[self.t, self.b]
-
-    def _variable(self, row: int) -> Tensor:
-        """The spike variable of a row, its input value, or a constant if it was pending before the run."""
-        log = self.log
-        if row < log.emitted[self.b, 1]:
-            return self.values.x.new_tensor(float(log.amplitude[row]))
-        if log.source[row] < self.layout.inputs:
-            t = int(np.searchsorted(log.emitted[self.b], row, side="right")) - 2
-            return self.values.x[t, self.b, int(log.source[row])]
-        return self.spike_variable[row]
+    def _into(self, node: int) -> list[int]:
+        return np.flatnonzero(self.layout.target == node).tolist()
 
 
-_TABLES: WeakKeyDictionary[Graph, list[Table]] = WeakKeyDictionary()
-
-
-def tables_of(graph: Graph) -> list[Table]:
-    """Return every synapse of every projection; graphs are immutable, so they are listed once."""
-    if graph not in _TABLES:
-        _TABLES[graph] = [projection.synapses.table() for projection in graph.projections]
-    return _TABLES[graph]
-
-
-def _arrive(arrivals: dict[int, Tensor], step: int, current: Tensor) -> None:
+def _add(arrivals: dict[int, Tensor], step: int, current: Tensor) -> None:
     arrivals[step] = arrivals[step] + current if step in arrivals else current

@@ -1,84 +1,49 @@
 """The rules of docs/design.md, section 3, one sample at a time, written to be read: a timestep from start to end."""
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
-from snn_async.engines.reference.steps import NOT_YET, ForwardSteps
+from snn_async.engines.contract import NEVER, NOT_YET
+from snn_async.engines.reference.steps import Event, ForwardSteps
 from snn_async.errors import RunawayError
 from snn_async.stopping import After, Output
 
-Floats = NDArray[np.floating]
-NEVER = 1 << 30
-
 
 class SampleRun(ForwardSteps):
-    """One sample's run; `timestep` advances it by one input frame."""
+    """One sample's timestep.
 
-    def timestep(self, t: int, frame: Floats) -> None:
-        """Run timestep `t` (counted within this run) on one input frame (S,)."""
-        self.t, self.clock = t, self.start.timestep + t
-        self.step = 0
-        self.hop = 0
-        self.first_output = NOT_YET
-        self.synaptic_operations = self.neuron_updates = 0
-        self.deliveries.append([])
-        self.emissions.append([])
-        self._begin()
+    Attributes:
+        potential: (N,) at the end.
+        silent_step, silent_potential, silent_current: (N,) see `EventLog`.
+    """
+
+    def run(self, frame: Tensor) -> "SampleRun":
+        """Run the timestep on one input frame (S,)."""
+        amplitudes = [(i, float(frame[i])) for i in frame.nonzero().flatten().tolist()]
+        inputs = [Event(i, a, a, self.clock, self.step) for i, a in amplitudes]
         if self.execution.layered:
-            self._run_layered(frame)
+            self._run_layered(inputs)
         else:
-            self._run_events(frame)
-        self._end()
-
-    # -- the timestep's start and end ------------------------------------------------------------------
-
-    def _begin(self) -> None:
-        """Leak and delayed reset, in the framework's own order; nobody is refractory."""
-        n = self.layout.neurons
-        self.able = np.ones(n, dtype=bool)
-        self.ignoring = np.zeros(n, dtype=bool)
-        self.residual = np.zeros_like(self.potential)  # lowers the potential for this timestep only
-        self.last_evaluation = np.full(n, NOT_YET)
-        self.last_spike = np.full(n, NOT_YET)
-        self.turn_step = np.full(len(self.turn), NOT_YET)
-        self.spikes_before = self.spikes
-        self.junctions.begin()
-        threshold = self.constants.threshold
-        for p, neuron in enumerate(self.neurons):
-            here = slice(*self.layout.start[p : p + 2])
-            v, fired = self.potential[here], self.spikes[here]
-            if neuron.delayed_reset and neuron.reset == "value":
-                v = np.where(fired > 0, v.dtype.type(neuron.reset_value), v)
-            base = self.constants.leak[here] * v + self.constants.offset[here]
-            if neuron.delayed_reset and neuron.reset == "subtract":
-                base = base - fired.astype(v.dtype) * threshold[here]
-            if neuron.swallow_input:
-                base = np.where(fired > 0, v.dtype.type(neuron.reset_value), base)
-                self.ignoring[here] = fired > 0
-            if neuron.retest_residual and neuron.spiking:
-                self.residual[here] = np.where(self._above(p, v), threshold[here], 0)
-            self.potential[here] = base - self.residual[here]
-        self.spikes = np.zeros(n, dtype=np.int64)
-
-    def _end(self) -> None:
+            self._run_events(inputs)
+        self.potential = self.potential_of(slice(None))
         silent = self.able & (self.last_evaluation > self.last_spike)
-        self.silent_step = np.where(silent, self.last_evaluation, NOT_YET)
-        self.silent_potential = np.where(silent, self.potential, 0)
-        self.potential = self.potential + self.residual
+        self.silent_step = torch.where(silent, self.last_evaluation, NOT_YET)
+        self.silent_potential = torch.where(silent, self.potential, 0)
+        self.silent_current = torch.where(silent, self.current, 0)
         if self.execution.leftover == "drop":
             self.pending = []
+        return self
 
     # -- the two ways through a timestep ---------------------------------------------------------------
 
-    def _run_events(self, frame: Floats) -> None:
-        inputs = np.flatnonzero(frame)
+    def _run_events(self, inputs: list[Event]) -> None:
         self.unreleased = sorted({int(self.turn[j]) for j in self.junctions.waiting})
         if self.execution.queues_input:
-            for i in inputs:
-                self._emit(int(i), float(frame[i]), float(frame[i]))
+            for event in inputs:
+                self._emit(event)
             self._evaluate(self._nobody())
         else:
-            self._evaluate(self._spread([(int(i), float(frame[i])) for i in inputs]))
+            self._evaluate(self._spread(inputs))
         while True:
             turn = None if self.pending else self._next_turn()
             over = not self.pending and turn is None
@@ -93,55 +58,48 @@ class SampleRun(ForwardSteps):
             self.hop = min(self.hop + 1, self._end_of_phase() - 1)
             if turn is not None:
                 self._skip_to(turn)
-            group = self._pick()
-            for event in group:
-                self._mark_delivered(event)
-            self._evaluate(self._spread([(event.source, event.amplitude) for event in group]))
+            self._evaluate(self._spread(self._pick()))
 
     def _release(self, level: int) -> None:
-        """Let the junctions of a level pass on what they held back; their units become pending."""
+        """Let the junctions of a level pass on what they held back."""
         self._skip_to(level)
         for j in self.junctions.waiting:
             if self.turn[j] == level:
-                self.turn_step[j] = self.step - 1
-                for source, value in self.junctions.values(j):
-                    self._emit(source, value, value, self.step - 1)
+                self._release_junction(j)
+
+    def _release_junction(self, j: int) -> None:
+        """Its units become pending, as if emitted in the last forward step."""
+        last = self.turn_step[j] = max(self.step - 1, 0)
+        for source, value in self.junctions.values(j):
+            self._emit(Event(source, value, value, self.clock, last))
 
     def _end_of_phase(self) -> int:
         return self.unreleased[0] if self.unreleased else NEVER
 
-    def _run_layered(self, frame: Floats) -> None:
+    def _run_layered(self, inputs: list[Event]) -> None:
         """Each node once, in topological order, when everything upstream has been delivered."""
-        inputs = [(int(i), float(frame[i])) for i in np.flatnonzero(frame)]
         available = self.pending  # whatever was emitted so far and may still reach something
-        self.turn = np.full(len(self.layout.turn), NOT_YET)
-        self.turn[: len(self.neurons)] = np.arange(len(self.neurons))
+        self.turn[: len(self.neurons)] = torch.arange(len(self.neurons))
         for node in self.layout.order.tolist():
-            into = [k for k in self._into(node) if not self.layout.delayed[k]]
-            arriving = [event for event in available if any(self._row(k, event.source) >= 0 for k in into)]
-            from_input = inputs if any(self.layout.source[k] < 0 for k in into) else []
-            events = from_input + [(event.source, event.amplitude) for event in arriving]
+            into = self._into(node)
+            arriving = [
+                event for event in inputs + available if any(self._row(k, event.source) >= 0 for k in into)
+            ]
             if node < len(self.neurons) and self.step > 0:
-                if not events and not self._turn_changes(node):
+                if not arriving and not self._turn_changes(node):
                     self._take_turn(node)
                     continue
                 if self._stopped():
                     break
-            for event in arriving:
-                if event.delivered[0] == NOT_YET:
-                    self._mark_delivered(event)
             reached = self._nobody()
-            self._deliver(events, reached, into)
+            self._deliver(arriving, reached, into)
             if node < len(self.neurons):
                 self.hop = node
                 self._evaluate(reached)
             elif node in self.junctions.waiting:
-                self.turn_step[node] = self.step - 1
-                for source, value in self.junctions.values(node):
-                    self._emit(source, value, value, self.step - 1)
+                self._release_junction(node)
             else:
-                for source, amount, cell in self.junctions.pass_on(node, reached):
-                    available.append(self._relay(source, amount, cell))
+                available += self._relay(node, reached)
         self.pending = []
 
     def _stopped(self) -> bool:
@@ -162,10 +120,10 @@ class SampleRun(ForwardSteps):
     # -- turns -----------------------------------------------------------------------------------------
 
     def _turn_changes(self, p: int) -> bool:
-        here = slice(*self.layout.start[p : p + 2])
-        above = self._above(p, self.potential[here]) & self.able[here]
-        recurrent = any(self._spikes_before(k).any() for k in self._into(p) if self.layout.delayed[k])
-        return bool(self.has_bias[p] or recurrent or (above.any() and self.neurons[p].spiking))
+        into = (self.layout.target == p).nonzero()[0].tolist()
+        biased = any(bool(bias.any()) for k in into if (bias := self.wires.biases[k]) is not None)
+        recurrent = any(bool(self._last_spikes(k).any()) for k in into if self.layout.delayed[k])
+        return biased or recurrent or bool((self._spike_values(p) * self.able[self._neurons(p)]).any())
 
     def _next_turn(self) -> int | None:
         """The next turn of this phase that can change anything."""
@@ -178,14 +136,14 @@ class SampleRun(ForwardSteps):
 
     def _skip_to(self, turn: int | None) -> None:
         """Let turns pass that can change nothing: an evaluation, but not a forward step."""
-        for p in np.flatnonzero(self.turn[: len(self.neurons)] >= self.hop):
-            if turn is None or self.turn[p] < turn:
-                self._take_turn(int(p))
+        for p in range(len(self.neurons)):
+            if self.turn[p] >= self.hop and (turn is None or self.turn[p] < turn):
+                self._take_turn(p)
         if turn is not None:
             self.hop = turn
 
     def _take_turn(self, p: int) -> None:
-        here = slice(*self.layout.start[p : p + 2])
+        here = self._neurons(p)
         if self.turn_step[p] == NOT_YET:
             self.turn_step[p] = self.step
             self.last_evaluation[here][self.able[here]] = self.step

@@ -1,19 +1,25 @@
 """The torch engine: batched tensor operations on any device, any affine module, any scheduler."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from snn_async.checks import not_finite
-from snn_async.engines.contract import Execution, Gradients, Simulation, Start, Values
+from snn_async.engines.contract import (
+    DIFFERENTIABLE,
+    Adjoints,
+    Execution,
+    Gradients,
+    Simulation,
+    Slopes,
+    Start,
+    Values,
+)
 from snn_async.engines.torch.maps import KINDS, exact_products
 from snn_async.engines.torch.replay import masked_sum
 from snn_async.engines.torch.simulate import BatchRun
 from snn_async.errors import UnsupportedByEngineError
 from snn_async.graph import Graph
-
-DIFFERENTIABLE = ("weights", "biases", "leak", "offset", "threshold", "potentials")
 
 
 class TorchEngine:
@@ -21,8 +27,13 @@ class TorchEngine:
 
     Runs where its tensors are. A forward step costs one dense product per projection out of a node that delivers
     something, so that it pays on a GPU, with large groups, or for what no other engine runs: an `Opaque` module, whose
-    events reach all its targets, and schedulers written in Python. These are asked forward step by forward step for
-    one sample after another, so one that draws random numbers of its own gives other runs than on engine "reference".
+    events reach all its targets, and schedulers written in Python. These are asked, on the host, forward step by
+    forward step for one sample after another, so one that draws random numbers of its own gives other runs than on
+    engine "reference".
+
+    On a GPU the host waits for the device once per forward step of the slowest sample, and in a timestep once more for
+    each of: its last step, events carried in, events left over, and twice for the log. A
+    replay waits once, and once for each "sum" or "max" where streams meet and each population behind a "max".
 
     Currents that are delivered together are summed by the product, not one after another as in the other engines. So
     potentials agree to rounding, and where two values are equal but for rounding (the same spikes, in another order,
@@ -45,8 +56,6 @@ class TorchEngine:
     def simulate(
         self, graph: Graph, execution: Execution, values: Values, start: Start, keep_log: bool
     ) -> Simulation:
-        if not values.x.isfinite().all():
-            raise not_finite(values.x.detach().cpu().numpy())
         with exact_products():
             return BatchRun(graph, execution, values, start, keep_log).run()
 
@@ -57,41 +66,31 @@ class TorchEngine:
         values: Values,
         start: Start,
         simulation: Simulation,
-        grad_spikes: Tensor | None,
-        grad_potentials: Tensor | None,
+        slopes: Slopes,
+        adjoints: Adjoints,
         needs_x: bool,
     ) -> Gradients:
-        """Return the adjoints; see `Engine.replay`. Memory is that of layered backprop, times forward steps.
-
-        Raises:
-            GradientError: if a surrogate's derivative is not finite.
-        """
+        """Return the gradients; see `Engine.replay`. Memory is that of layered backprop, times forward steps."""
+        assert simulation.log is not None
         named = {name: getattr(values, name).detach().requires_grad_() for name in DIFFERENTIABLE}
-        x = values.x.detach().requires_grad_(needs_x)
+        named["x"].requires_grad_(needs_x)
         parameters = tuple(parameter.detach().requires_grad_() for parameter in values.parameters)
-        tracked = replace(values, x=x, parameters=parameters, **named)
-        leaves = [*named.values(), *parameters, *([x] if needs_x else [])]
+        tracked = replace(values, parameters=parameters, **named)
+        leaves = [leaf for leaf in (*named.values(), *parameters) if leaf.requires_grad]
         with torch.enable_grad(), exact_products():
-            outputs = masked_sum(graph, execution, tracked, start, simulation)
+            results = masked_sum(graph, execution, tracked, start, simulation.log, slopes)
+            given = (adjoints.spikes, adjoints.current, adjoints.potential, adjoints.pending)
             pairs = [
-                (output, grad)
-                for output, grad in zip(outputs, (grad_spikes, grad_potentials), strict=True)
-                if grad is not None and output.requires_grad
+                (result, adjoint)
+                for result, adjoint in zip(results, given, strict=True)
+                if adjoint is not None and result.requires_grad
             ]
-            adjoints = (
-                torch.autograd.grad(
-                    [output for output, _ in pairs],
-                    leaves,
-                    [grad for _, grad in pairs],
-                    allow_unused=True,
-                    materialize_grads=True,
-                )
-                if pairs
-                else tuple(torch.zeros_like(leaf) for leaf in leaves)
+            found = torch.autograd.grad(
+                [result for result, _ in pairs],
+                leaves,
+                [adjoint for _, adjoint in pairs],
+                allow_unused=True,
+                materialize_grads=True,
             )
-        count = len(named) + len(parameters)
-        return Gradients(
-            **dict(zip(DIFFERENTIABLE, adjoints, strict=False)),
-            x=adjoints[-1] if needs_x else None,
-            parameters=tuple(adjoints[len(named) : count]),
-        )
+        gradients: dict[str, Any] = dict(zip(named if needs_x else [*named][1:], found, strict=False))
+        return Gradients(**{"x": None} | gradients, parameters=found[len(gradients) :])

@@ -18,7 +18,7 @@ class Windows:
 
     def __init__(self, junction: Junction, device: torch.device) -> None:
         assert junction.windows is not None
-        listed = [torch.from_numpy(cells) for cells in members(junction.windows, junction.cells[0])]
+        listed = [torch.as_tensor(cells) for cells in members(junction.windows, junction.cells[0])]
         padded = torch.nn.utils.rnn.pad_sequence(listed, batch_first=True, padding_value=junction.cell_count)
         self.cells = padded.to(device)
         self.first = self.cells[:, 0]
@@ -30,45 +30,45 @@ class Windows:
 
 
 class Junctions:
-    """The cells (B, C) of all junctions; `waiting` and `instant` are node numbers in topological order."""
+    """The cells (B, C) of all junctions in one timestep; `waiting` and `instant` are nodes in topological order.
 
-    def __init__(self, graph: Graph, layout: Layout, samples: int, like: Tensor) -> None:
-        first = layout.populations
-        numbered = list(enumerate(graph.junctions, first))
+    Args:
+        windows: of every "max", by node.
+        like: (B, ...) of the run's dtype.
+    """
+
+    def __init__(self, graph: Graph, layout: Layout, windows: dict[int, Windows], like: Tensor) -> None:
+        numbered, samples = list(enumerate(graph.junctions, layout.populations)), len(like)
         self.kinds = {node: junction.kind for node, junction in numbered}
         self.waiting = [node for node, junction in numbered if junction.waits]
         self.instant = [node for node, junction in numbered if not junction.waits]
-        start = [int(r) - layout.neurons for r in layout.first_receiver[first:]]
         self.slices = {
-            node: slice(begin, begin + junction.cell_count)
-            for begin, (node, junction) in zip(start, numbered, strict=True)
+            node: slice(int(first) - layout.neurons, int(first) - layout.neurons + junction.cell_count)
+            for (node, junction), first in zip(
+                numbered, layout.first_receiver[layout.populations :], strict=True
+            )
         }
-        self.windows = {n: Windows(j, like.device) for n, j in numbered if j.kind == "max"}
         self.cells = like.new_zeros((samples, layout.cells))
-        self.begin()
+        self.windows = windows
+        self.holders = {node: w.first.expand(samples, -1) for node, w in windows.items()}
+        self.maxima = {node: like.new_zeros((samples, len(w.first))) for node, w in windows.items()}
 
-    def begin(self) -> None:
-        """Empty all cells, at the start of a timestep."""
-        self.cells.zero_()
-        samples = len(self.cells)
-        self.holders = {n: w.first.expand(samples, -1).clone() for n, w in self.windows.items()}
-        self.maxima = {n: self.cells.new_zeros((samples, len(w.first))) for n, w in self.windows.items()}
-
-    def pass_on(self, node: int, reached: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def pass_on(self, node: int, reached: Tensor) -> tuple[Tensor, Tensor, Tensor | int]:
         """Let a sum or max pass on what reached it in this forward step.
 
         Args:
-            reached: (B, cells of the node) bool.
+            reached: (B, C) bool.
 
         Returns:
-            Which units pass something on (B, U), what (B, U), and the cells that hold the maxima (B, U) of a "max".
+            Which units pass something on (B, U), what (B, U), and the cells that hold the maxima (B, U) of a "max",
+            -1 for a sum.
         """
         here = self.slices[node]
-        cells = self.cells[:, here]
+        cells, reached = self.cells[:, here], reached[:, here]
         if self.kinds[node] == "sum":
             amounts = cells.clone()
             cells.zero_()
-            return reached, amounts, None
+            return reached, amounts, -1
         windows, before, maxima = self.windows[node], self.holders[node], self.maxima[node]
         in_windows = windows.gather(cells, -torch.inf)
         largest, place = in_windows.amax(2), in_windows.argmax(2)  # the first of equal ones
@@ -78,7 +78,7 @@ class Junctions:
         self.holders[node] = holders = torch.where(taken_over, now, before)
         passed = taken_over | (touched & reached.gather(1, before))
         self.maxima[node] = torch.where(passed, largest, maxima)
-        return passed, largest - maxima, holders
+        return passed, torch.where(passed, largest - maxima, 0.0), holders
 
     def values(self, node: int) -> Tensor:
         """Return the values (B, U) of an "and" or "iand"."""

@@ -11,12 +11,12 @@ from snn_async import random_keys
 
 
 def uniform(seed: int, sample: Tensor, timestep: int, purpose: int, step: Tensor, neuron: Tensor) -> Tensor:
-    """Return one number in [0, 1) per event, float64 (E,).
+    """Return numbers in [0, 1), float64, of the shape that the arguments broadcast to.
 
     Args:
-        sample, step, neuron: (E,) int64, the sample's id, its forward step and the source index.
+        sample, step, neuron: int64, the sample's id, its forward step and the source index.
     """
-    state = torch.full_like(sample, _signed(random_keys.mix(0, seed)))
+    state: Tensor = torch.full_like(sample, _signed(random_keys.mix(0, seed)))
     for value in (sample, timestep, purpose, step, neuron):
         state = _mix(state, value)
     return _shift(state, 11).double() * 2.0**-53
@@ -24,18 +24,13 @@ def uniform(seed: int, sample: Tensor, timestep: int, purpose: int, step: Tensor
 
 def _mix(state: Tensor, value: Tensor | int) -> Tensor:
     """`random_keys.mix`, elementwise."""
-    z = (
-        state + _signed(random_keys.GOLDEN) * (value + 1)
-        if isinstance(value, Tensor)
-        else state + _product(value)
-    )
+    if isinstance(value, Tensor):
+        z = state + _signed(random_keys.GOLDEN) * (value + 1)
+    else:
+        z = state + _signed(random_keys.GOLDEN * (value + 1) & random_keys.MASK)
     z = (z ^ _shift(z, 30)) * _signed(0xBF58476D1CE4E5B9)
     z = (z ^ _shift(z, 27)) * _signed(0x94D049BB133111EB)
     return z ^ _shift(z, 31)
-
-
-def _product(value: int) -> int:
-    return _signed(random_keys.GOLDEN * (value + 1) & random_keys.MASK)
 
 
 def _shift(z: Tensor, bits: int) -> Tensor:

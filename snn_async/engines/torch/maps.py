@@ -33,10 +33,12 @@ class Connections:
     Attributes:
         reach: from which of its sources deliver (R, fan_in) to which of its targets are reached (R, fan_out), bool.
         degree: (fan_in,) int64, synapses of each source; None where they cost no synaptic operation.
+        wiring: what a `Wiring` makes of values, None for other synapses.
     """
 
     reach: Map
     degree: Tensor | None
+    wiring: Map | None = None
 
 
 @contextmanager
@@ -66,23 +68,18 @@ def exact_products() -> Iterator[None]:
 
 
 def current_maps(graph: Graph, values: Values) -> list[Map]:
-    """Return for every projection the map from amounts (R, fan_in) to currents (R, fan_out), without any bias.
-
-    Raises:
-        TypeError: for synapses of a kind that is not among KINDS.
-    """
+    """Return for every projection the map from amounts (R, fan_in) to currents (R, fan_out), without any bias."""
     maps: list[Map] = []
-    weights, parameters = values.weights, list(values.parameters)
-    for projection, first in zip(graph.projections, layout_of(graph).weight_start.tolist(), strict=True):
+    parameters, starts = iter(values.parameters), layout_of(graph).weight_start.tolist()
+    connections = connections_of(graph, values.weights.device)
+    for projection, connection, first in zip(graph.projections, connections, starts, strict=True):
         synapses = projection.synapses
-        packed = weights[first : first + synapses.weight_count]
+        packed = values.weights[first : first + synapses.weight_count]
         if isinstance(synapses, Opaque):
             names = [name for name, _ in synapses.module.named_parameters()]
-            own = dict(zip(names, parameters, strict=False))
-            del parameters[: len(names)]
-            maps.append(_opaque(synapses, own, packed))
+            maps.append(_opaque(synapses, {name: next(parameters) for name in names}))
         else:
-            maps.append(_known(synapses, packed))
+            maps.append(connection.wiring or _known(synapses, packed))
     return maps
 
 
@@ -92,12 +89,10 @@ def _known(synapses: Synapses, packed: Tensor) -> Map:
         return lambda x: x @ matrix
     if isinstance(synapses, Convolution):
         return _convolution(synapses, _kernel(synapses, packed))
-    if isinstance(synapses, OneToOne):
-        return lambda x: (x.unflatten(-1, (-1, len(packed))) * packed).flatten(-2)
-    if isinstance(synapses, Wiring):
-        wired = _wiring(synapses, torch.from_numpy(synapses.values).to(packed))
-        return lambda x: wired(x) * packed
-    raise TypeError(f"engine 'torch' knows no synapses of kind {type(synapses).__name__}")
+    assert isinstance(synapses, OneToOne)
+    if not len(packed):
+        return lambda x: x
+    return lambda x: (x.unflatten(-1, (-1, len(packed))) * packed).flatten(-2)
 
 
 def _kernel(synapses: Convolution, packed: Tensor) -> Tensor:
@@ -127,34 +122,19 @@ def _convolution(synapses: Convolution, kernel: Tensor, groups: int | None = Non
     return convolve
 
 
-def _wiring(synapses: Wiring, values: Tensor) -> Map:
-    entries = np.repeat(np.arange(len(synapses.offsets) - 1), np.diff(synapses.offsets))
-    sources = torch.from_numpy(entries).to(values.device)
-    targets = torch.from_numpy(synapses.positions).to(values.device)
-    shape = (synapses.fan_out // synapses.channels, synapses.channels)
-
-    def wire(x: Tensor) -> Tensor:
-        parts = x.unflatten(-1, (-1, synapses.channels))[:, sources] * values[:, None]
-        return x.new_zeros((len(x), *shape)).index_add(1, targets, parts).flatten(1)
-
-    return wire
-
-
-def _opaque(synapses: Opaque, parameters: dict[str, Tensor], gain: Tensor) -> Map:
-    """Return module(event) - module(0), times the targets' gain; module(0) is part of `Values.biases`."""
+def _opaque(synapses: Opaque, parameters: dict[str, Tensor]) -> Map:
+    """Return module(event) - module(0); module(0) is part of `Values.biases`."""
 
     def call(x: Tensor) -> Tensor:
         frame = from_units(x, synapses.source).reshape(-1, *synapses.shape)
-        result = functional_call(synapses.module, parameters, (frame,))
-        return to_units(result.flatten(1), synapses.target)
+        return to_units(functional_call(synapses.module, parameters, (frame,)).flatten(1), synapses.target)
 
-    kept: list[Tensor] = []
+    constant: list[Tensor] = []
 
     def current(x: Tensor) -> Tensor:
-        if not kept:
-            kept.append(call(x.new_zeros((1, synapses.fan_in))))
-        change = call(x) - kept[0]
-        return change * gain if len(gain) else change
+        if not constant:
+            constant.append(call(x.new_zeros((1, synapses.fan_in))))
+        return call(x) - constant[0]
 
     return current
 
@@ -166,38 +146,58 @@ def connections_of(graph: Graph, device: torch.device) -> list[Connections]:
     """Return who every projection reaches; an event through an `Opaque` module reaches all its targets."""
     per_device = _CONNECTIONS.setdefault(graph, {})
     if device not in per_device:
-        per_device[device] = [_connections(p.synapses, device) for p in graph.projections]
+        with torch.inference_mode(False):  # what is kept for later runs must not be an inference tensor
+            per_device[device] = [_connections(p.synapses, device) for p in graph.projections]
     return per_device[device]
 
 
 def _connections(synapses: Synapses, device: torch.device) -> Connections:
-    like = torch.zeros(0, device=device)
     if isinstance(synapses, Convolution):
-        return _reach_of_convolution(synapses, like)
+        return _reach_of_convolution(synapses, torch.zeros(0, device=device))
     degree = torch.full((synapses.fan_in,), 1, device=device) if synapses.weighted else None
     if isinstance(synapses, OneToOne):
         return Connections(lambda present: present, degree)
     if isinstance(synapses, Wiring):
-        wired = _wiring(synapses, torch.from_numpy(synapses.values != 0).to(like))
-        return Connections(lambda present: wired(present.to(like)) > 0, degree)
+        reach = _wiring(synapses, synapses.values != 0, device)
+        wiring = _wiring(synapses, synapses.values, device)
+        return Connections(lambda present: reach(present.float()) > 0, degree, wiring)
     out = synapses.fan_out
     return Connections(
         lambda present: present.any(1, keepdim=True).expand(-1, out), None if degree is None else degree * out
     )
 
 
+def _wiring(synapses: Wiring, values: np.ndarray, device: torch.device) -> Map:
+    """Return the sum of what each target position draws from, in the same order every time."""
+    entries = np.repeat(np.arange(len(synapses.offsets) - 1), np.diff(synapses.offsets))
+    order = np.argsort(synapses.positions, kind="stable")
+    counts = np.bincount(synapses.positions, minlength=synapses.fan_out // synapses.channels).tolist()
+    sources, factors = (
+        # padded with one position more, which is always 0
+        torch.nn.utils.rnn.pad_sequence(
+            torch.as_tensor(column[order]).split(counts), batch_first=True, padding_value=beyond
+        ).to(device)
+        for column, beyond in ((entries, len(synapses.offsets) - 1), (values, 0))
+    )
+
+    def wire(x: Tensor) -> Tensor:
+        frame = functional.pad(x.unflatten(-1, (-1, synapses.channels)), (0, 0, 0, 1))
+        return (frame[:, sources] * factors.to(x)[..., None]).sum(2).flatten(1)
+
+    return wire
+
+
 def _reach_of_convolution(synapses: Convolution, like: Tensor) -> Connections:
     groups, outs = synapses.groups, synapses.layer.out_channels // synapses.groups
     channels, height, width = synapses.source
-    with torch.inference_mode(False):  # what is kept for later runs must not be an inference tensor
-        # all channels of a group have the same synapses: one map of ones per group tells who is reached
-        ones = _convolution(synapses, like.new_ones((groups, 1, *synapses.kernel)), groups)
+    # all channels of a group have the same synapses: one map of ones per group tells who is reached
+    ones = _convolution(synapses, like.new_ones((groups, 1, *synapses.kernel)), groups)
 
     def reach(present: Tensor) -> Tensor:
         per_group = present.unflatten(-1, (height * width, groups, channels // groups)).any(-1)
         return (ones(per_group.to(like).flatten(1)) > 0.5).repeat_interleave(outs, 1)
 
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.enable_grad():
         site = like.new_zeros((1, height * width * groups)).requires_grad_()
         (positions,) = torch.autograd.grad(ones(site).sum(), site)
     degree = (positions[0].round().long() * outs).repeat_interleave(channels // groups)

@@ -1,147 +1,181 @@
-"""Pending events of a whole batch, and which of them the scheduler picks."""
+"""Pending events of a whole batch, as a dense table, and which of them the scheduler picks."""
 
-from dataclasses import dataclass, fields
-
-import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from snn_async import random_keys
-from snn_async.engines.contract import Execution, PendingEvents, Start
-from snn_async.engines.torch import keys as torch_keys
+from snn_async.engines.contract import NOT_YET, Execution, PendingEvents, Start
+from snn_async.engines.torch import keys
+from snn_async.engines.torch.device import places, rank, to_host
 from snn_async.schedulers import Fifo, Momentum, Pending, Random, check_priorities
 
+MOST_STEPS = 1 << 32  # more than a timestep can have
 
-@dataclass(frozen=True)
-class Events:
-    """Events of all samples, each (E,); those of one sample are in order of emission.
+
+def of_sources(places: Tensor) -> Tensor:
+    """Return the sums (B, sources) over the places (B, sources, depth) of each source."""
+    return places[..., 0] if places.shape[2] == 1 else places.sum(2)
+
+
+class Table:
+    """The pending events of the sources first, ..., end - 1, (B, end - first, depth).
+
+    A source may have several; they fill its places from the lowest on, in order of age.
 
     Attributes:
-        row: number in the order in which the run learned of them.
-        sample: position in the batch.
-        source: source index.
-        amplitude, potential: float64.
-        timestep, step: of emission; timesteps count from the start of the run.
+        number: place among the sample's emissions, `NOT_YET` where there is no event.
+        amplitude, potential: as in `PendingEvents`.
+        moment: timestep * MOST_STEPS + step of emission.
+        depth: places of each source.
     """
 
-    row: Tensor
-    sample: Tensor
-    source: Tensor
-    amplitude: Tensor
-    potential: Tensor
-    timestep: Tensor
-    step: Tensor
+    def __init__(self, samples: int, first: int, end: int, like: Tensor) -> None:
+        shape = (samples, end - first, 1)
+        self.first, self.end, self.depth = first, end, 1
+        self.number = torch.full(shape, NOT_YET, device=like.device)
+        self.amplitude, self.moment = like.new_zeros(shape), torch.zeros_like(self.number)
+        self.potential = torch.zeros_like(self.amplitude, dtype=torch.float64)
 
-    def __len__(self) -> int:
-        return len(self.row)
+    @property
+    def alive(self) -> Tensor:
+        """Which places hold an event."""
+        return self.number >= 0
 
-    def at(self, index: Tensor) -> "Events":
-        """Return those at an index or mask."""
-        return Events(*(getattr(self, field.name)[index] for field in fields(self)))
+    def begin(self, carried: PendingEvents, amplitude: Tensor, number: Tensor) -> None:
+        """Take what was pending when the timestep began, `number` (E,) being its places in the log."""
+        source = carried.source - self.first
+        place = rank(carried.sample * (self.end - self.first) + source)
+        ((deepest,),) = to_host(place.max())
+        self.deepen(deepest + 2)  # one more for what comes
+        at, moment = (carried.sample, source, place), carried.timestep * MOST_STEPS + carried.step
+        self.number[at], self.moment[at] = number, moment
+        self.amplitude[at], self.potential[at] = amplitude, carried.potential
 
-    def then(self, later: "Events") -> "Events":
-        """Return these and, younger than them, others."""
-        if not len(self) or not len(later):
-            return self if len(self) else later
-        columns = (field.name for field in fields(self))
-        return Events(*(torch.cat((getattr(self, name), getattr(later, name))) for name in columns))
+    def deepen(self, depth: int) -> None:
+        """Give every source at least `depth` places."""
+        more = (0, max(0, depth - self.depth))
+        self.depth += more[1]
+        self.number = functional.pad(self.number, more, value=NOT_YET)
+        self.amplitude, self.potential, self.moment = (
+            functional.pad(field, more) for field in (self.amplitude, self.potential, self.moment)
+        )
 
-    def counts(self, samples: int) -> Tensor:
-        """Return how many each sample has, (B,)."""
-        return torch.bincount(self.sample, minlength=samples)
+    def put(
+        self, first: int, mask: Tensor, number: Tensor, amplitude: Tensor, potential: Tensor, moment: Tensor
+    ) -> None:
+        """Add the events at `mask` (B, n) of the sources first, first + 1, ..."""
+        here = slice(first - self.first, first - self.first + mask.shape[1])
+        at = mask[..., None]
+        if self.depth > 1:
+            place = self.alive[:, here].sum(2, keepdim=True)
+            at = at & (torch.arange(self.depth, device=mask.device) == place)
+        for field, new in (
+            (self.number, number),
+            (self.amplitude, amplitude),
+            (self.potential, potential.double()),
+            (self.moment, moment),
+        ):
+            torch.where(at, new[..., None], field[:, here], out=field[:, here])
 
+    def remove(self, picked: Tensor) -> None:
+        """Remove events (B, sources, depth); fields are made anew, so that older views of them stay as they are."""
+        self.number = torch.where(picked, NOT_YET, self.number)
+        if self.depth > 1:
+            order = (self.number < 0).byte().sort(dim=2, stable=True).indices
+            self.number, self.amplitude, self.potential, self.moment = (
+                field.gather(2, order) for field in (self.number, self.amplitude, self.potential, self.moment)
+            )
 
-def events_of(pending: PendingEvents, start: int, device: torch.device) -> Events:
-    """Return the events that a run from timestep `start` begins with, as rows 0, 1, ..."""
-    sample = np.repeat(np.arange(len(pending.offsets) - 1), np.diff(pending.offsets))
-    columns = (
-        np.arange(len(sample)),
-        sample,
-        pending.source.astype(np.int64),
-        pending.amplitude.astype(np.float64),
-        pending.potential.astype(np.float64),
-        pending.timestep.astype(np.int64) - start,
-        pending.step.astype(np.int64),
-    )
-    return Events(*(torch.from_numpy(np.ascontiguousarray(column)).to(device) for column in columns))
+    def here(self, sources: slice) -> slice:
+        """Return the columns of a range of sources, empty if they are not in the table."""
+        first, stop = (min(max(s, self.first), self.end) - self.first for s in (sources.start, sources.stop))
+        return slice(first, stop)
 
-
-def pending_events(left: Events, start: int, samples: int) -> PendingEvents:
-    """Return what is left over at the end of a run, by sample."""
-    order = torch.argsort(left.sample, stable=True)
-    counts = left.counts(samples).cpu().numpy()
-    left = left.at(order)
-    return PendingEvents(
-        offsets=np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
-        source=left.source.cpu().numpy().astype(np.int32),
-        amplitude=left.amplitude.cpu().numpy(),
-        potential=left.potential.cpu().numpy(),
-        timestep=left.timestep.cpu().numpy() + start,
-        step=left.step.cpu().numpy().astype(np.int32),
-    )
+    def left(self) -> tuple[Tensor, PendingEvents]:
+        """Return all events, by sample, oldest first: their numbers (E,) and themselves."""
+        alive = self.alive.flatten(1)
+        ((size,),) = to_host(alive.sum())
+        sample, place = places(alive, size)
+        number = self.number.flatten(1)[sample, place]
+        order = (sample * MOST_STEPS + number).argsort()
+        sample, place = sample[order], place[order]
+        moment = self.moment.flatten(1)[sample, place]
+        return number[order], PendingEvents(
+            sample=sample,
+            source=place // self.depth + self.first,
+            amplitude=self.amplitude.flatten(1)[sample, place],
+            potential=self.potential.flatten(1)[sample, place],
+            timestep=moment // MOST_STEPS,
+            step=moment % MOST_STEPS,
+        )
 
 
 class Picker:
     """Picks at most F pending events per sample: lowest priority first, then lower source index, then older."""
 
-    def __init__(self, execution: Execution, start: Start, ids: Tensor) -> None:
-        self.execution, self.start, self.ids = execution, start, ids
+    def __init__(self, execution: Execution, start: Start) -> None:
+        self.execution, self.start = execution, start
 
-    def pick(self, pending: Events, stepping: Tensor, step: Tensor, t: int) -> Tensor:
-        """Return the mask (E,) of what the samples `stepping` (B,) deliver in their forward `step` (B,)."""
-        size = self.execution.forward_group_size
-        taking = stepping[pending.sample]
-        if size is None:
-            return taking
-        crowded = (pending.counts(len(stepping)) > size)[pending.sample] & taking
-        rivals = crowded.nonzero()[:, 0]
-        if not len(rivals):
-            return taking
-        events = pending.at(rivals)
-        # stable sorts by source, priority, sample in turn leave what is equal in order of age
-        order = torch.argsort(events.source, stable=True)
-        priority = self._priorities(events, step[events.sample], t)
-        order = order[torch.argsort(priority[order], stable=True)]
-        order = order[torch.argsort(events.sample[order], stable=True)]
-        counts = events.counts(len(stepping))
-        first = (counts.cumsum(0) - counts)[events.sample[order]]
-        place = torch.arange(len(order), device=order.device) - first
-        taking[rivals[order[place >= size]]] = False
-        return taking
+    def pick(self, table: Table, stepping: Tensor, step: Tensor) -> Tensor:
+        """Return which places (B, sources, depth) the samples `stepping` (B,) deliver in their forward `step` (B,)."""
+        alive, size = table.alive & stepping[:, None, None], self.execution.forward_group_size
+        if size is None or size >= table.number[0].numel():
+            return alive
+        # places are in order of source, then age, which is how ties are broken
+        flat, priority = alive.flatten(1), self._priorities(table, alive, step).flatten(1)
+        priority = torch.where(flat, priority, torch.inf)
+        last = priority.topk(size, largest=False, sorted=False).values.amax(1, keepdim=True)
+        ahead, tied = flat & (priority < last), flat & (priority == last)
+        room = size - ahead.sum(1, keepdim=True)
+        return (ahead | (tied & (tied.cumsum(1) <= room))).view_as(alive)
 
-    def _priorities(self, events: Events, step: Tensor, t: int) -> Tensor:
+    def _priorities(self, table: Table, alive: Tensor, step: Tensor) -> Tensor:
+        """Return float64 priorities that broadcast to the table's shape."""
         scheduler = self.execution.scheduler
         if type(scheduler) is Fifo:
-            return events.timestep * (1 << 32) + events.step
+            return (table.moment - self.start.timestep * MOST_STEPS).double().expand_as(alive)
         if type(scheduler) is Momentum and not scheduler.noise:
-            return -events.potential
-        uniform = torch_keys.uniform(
+            return -_momentum_key(table.potential)
+        uniform = keys.uniform(
             self.start.seed,
-            self.ids[events.sample],
-            self.start.timestep + t,
+            self.start.sample_ids[:, None],
+            self.start.timestep,
             random_keys.ORDER,
-            step,
-            events.source,
-        )
+            step[:, None],
+            torch.arange(table.first, table.end, device=step.device),
+        )[..., None].expand_as(alive)
         if type(scheduler) is Random:
             return uniform
         if type(scheduler) is Momentum:
-            return -(events.potential + scheduler.noise * uniform)
-        return self._ask(events, uniform)
+            return -(_momentum_key(table.potential) + scheduler.noise * uniform)
+        return self._ask(table, alive, uniform)
 
-    def _ask(self, events: Events, uniform: Tensor) -> Tensor:
-        """Let a Python scheduler see one sample after another, as it is promised."""
-        sample, priority = events.sample.cpu().numpy(), np.empty(len(events))
-        columns = (
-            events.source,
-            events.potential,
-            uniform,
-            events.timestep + self.start.timestep,
-            events.step,
-        )
-        arrays = [column.cpu().numpy() for column in columns]
-        for b in np.unique(sample):
-            rows = np.flatnonzero(sample == b)
-            pending = Pending(*(array[rows] for array in arrays))
-            priority[rows] = check_priorities(self.execution.scheduler, pending)
-        return torch.from_numpy(priority).to(events.source.device)
+    def _ask(self, table: Table, alive: Tensor, uniform: Tensor) -> Tensor:
+        """Let a Python scheduler see, on the host, one sample with too many events after another."""
+        priority = torch.zeros(alive.shape, dtype=torch.float64)
+        fields = (table.number, table.potential, uniform, table.moment)
+        number, potential, numbers, moment = (field.cpu() for field in fields)
+        for b, at in enumerate(alive.cpu()):
+            source, place = at.nonzero().unbind(1)
+            if len(source) <= (self.execution.forward_group_size or len(source)):
+                continue
+            order = number[b, source, place].argsort()
+            source, place = source[order], place[order]
+            emitted = moment[b, source, place].numpy()
+            pending = Pending(
+                index=(source + table.first).numpy(),
+                potential=potential[b, source, place].numpy(),
+                uniform=numbers[b, source, place].numpy(),
+                timestep=emitted // MOST_STEPS,
+                step=emitted % MOST_STEPS,
+            )
+            found = check_priorities(self.execution.scheduler, pending)
+            priority[b, source, place] = torch.from_numpy(found)
+        return priority.to(alive.device)
+
+
+def _momentum_key(potential: Tensor) -> Tensor:
+    """`snn_async.schedulers.momentum_key`, on any device."""
+    bits = potential.view(torch.int64)
+    return ((bits + (1 << 32)) & ~((1 << 33) - 1)).view(torch.float64)

@@ -1,0 +1,129 @@
+"""A whole run as one node of autograd: T timesteps of `LinearNeuron` simulated and replayed in one call each.
+
+Copies are numpy's, on one thread: torch's threads would go on spinning beside the kernels.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from snn_async.engines.numba.engine import NumbaEngine
+from snn_async.engines.numba.sequence import SequenceAdjoints, SequenceSimulation, SequenceValues
+from snn_async.learning.rule import Job, Standing, Trajectory
+from snn_async.learning.slopes import surrogate_slopes
+
+DIFFERENTIABLE = (
+    *("x", "weights", "biases", "potentials"),
+    *("leak", "gain", "offset", "threshold", "last_spikes", "pending"),
+)
+
+
+def run_whole(engine: NumbaEngine, job: Job) -> Trajectory:
+    """Return what `Rule.run` returns, differentiable by unlayered backprop."""
+    graph, standing = job.graph, job.standing
+    potentials, fired = (torch.cat(column, 1) for column in zip(*standing.neurons, strict=True))
+    leak, gain, offset, threshold = (torch.cat(column) for column in zip(*job.live, strict=True))
+    values = SequenceValues(
+        x=job.x,
+        weights=job.parameters.weights,
+        biases=job.parameters.biases,
+        potentials=potentials,
+        fired=fired,
+        leak=leak,
+        gain=gain,
+        offset=offset,
+        threshold=threshold,
+        last_spikes=standing.spikes,
+        pending=standing.pending.amplitude,
+        source_scale=job.source_scale,
+        target_scale=job.target_scale,
+    )
+    call = _Call(engine, job, values)
+    final, last_spikes, left, *shown = _WholeRun.apply(
+        call, *(getattr(values, name) for name in DIFFERENTIABLE)
+    )
+    done = call.simulation
+    assert done is not None
+    states = tuple((final[:, here], last_spikes[:, here].detach()) for here in graph.slices.values())
+    return Trajectory(
+        spikes=tuple(shown[::2]),
+        potentials=tuple(shown[1::2]),
+        counts=done.counts,
+        standing=Standing(states, last_spikes, replace(done.pending, amplitude=left)),
+    )
+
+
+class _Call:
+    """One run, and where `_WholeRun` leaves the simulation."""
+
+    def __init__(self, engine: NumbaEngine, job: Job, values: SequenceValues) -> None:
+        self.engine, self.graph, self.execution = engine, job.graph, job.execution
+        self.values, self.start = values, job.start(0, job.standing.pending)
+        self.places = [job.graph.slices[name] for name in job.shown]
+        self.simulation: SequenceSimulation | None = None
+
+
+class _WholeRun(torch.autograd.Function):
+    """Takes the DIFFERENTIABLE tensors of `SequenceValues`.
+
+    Returns the final potentials and last spikes (B, N), the amplitudes left over (E,), then spikes and potentials
+    (T, B, size) of every population shown.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, call: _Call, *tensors: Tensor) -> tuple[Tensor, ...]:
+        values = replace(call.values, **dict(zip(DIFFERENTIABLE, tensors, strict=True)))
+        needs_log = any(ctx.needs_input_grad)
+        done = call.engine.simulate_sequence(call.graph, call.execution, values, call.start, needs_log)
+        call.simulation = replace(done, log=None)
+        if needs_log:
+            ctx.call, ctx.simulation = call, done
+            ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
+        spikes, potentials = done.spikes.numpy(), done.potentials.numpy()
+        shown = [kind[..., here] for here in call.places for kind in (spikes, potentials)]
+        parts = (potentials[-1], spikes[-1], *shown)
+        final, last_spikes, *rest = (torch.from_numpy(part.copy()) for part in parts)
+        return final, last_spikes, done.pending.amplitude.clone(), *rest
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, final: Tensor | None, last_spikes: Tensor | None, left: Tensor | None, *shown: Tensor | None
+    ) -> tuple[Any, ...]:
+        call, done = ctx.call, ctx.simulation
+        values = replace(call.values, **dict(zip(DIFFERENTIABLE, ctx.saved_tensors, strict=True)))
+        gradients = call.engine.replay_sequence(
+            call.graph,
+            call.execution,
+            values,
+            call.start,
+            done,
+            surrogate_slopes(call.graph, done.log, values.threshold),
+            SequenceAdjoints(
+                _scattered(done.spikes, call.places, shown[::2], last_spikes),
+                _scattered(done.spikes, call.places, shown[1::2], final),
+                left,
+            ),
+            needs_x=ctx.needs_input_grad[1],
+        )
+        return (None, *(getattr(gradients, name) for name in DIFFERENTIABLE))
+
+
+def _scattered(
+    like: Tensor, places: list[slice], grads: tuple[Tensor | None, ...], last: Tensor | None
+) -> Tensor | None:
+    """Return the adjoint of all neurons (T, B, N) from those of populations and of the last timestep; None if zero."""
+    if last is None and all(grad is None for grad in grads):
+        return None
+    total = np.zeros(like.shape, dtype=like.numpy().dtype)
+    for here, grad in zip(places, grads, strict=True):
+        if grad is not None:
+            total[..., here] += grad.numpy()
+    if last is not None:
+        total[-1] += last.numpy()
+    return torch.from_numpy(total)

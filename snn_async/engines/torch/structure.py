@@ -1,0 +1,147 @@
+"""What is fixed about a graph and its execution, as tensors that stay on a device from timestep to timestep."""
+
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from snn_async.engines.contract import NEVER, NOT_YET, Execution
+from snn_async.engines.torch.junctions import Windows
+from snn_async.engines.torch.maps import connections_of
+from snn_async.graph import Graph
+from snn_async.graph.layout import layout_of
+
+
+class Structure:
+    """A graph on a device, as one execution runs it. Nodes are numbered as in `Layout`, projections k = 0, 1, ...
+
+    Attributes:
+        into: the projections into each node, delayed ones too.
+        out_of: those that deliver this timestep's events of each node.
+        delayed: those that deliver last timestep's spikes.
+        node_of: (S + N + U,) the node of every source.
+        first_source: (1 + P + J,) source index of the first unit of the input and of every node.
+        instant: junctions that pass on at once, in topological order; `relays` (1 + P + J,) is true of them.
+        through_max: nodes whose events may have come through a "max" in the same forward step.
+        population_of: (N,) the population of every neuron.
+        biased: (V,) the population that each element of `Values.biases` goes to.
+        starts: (P + 1,) first neuron of each population.
+        turn: (P + J,) see `Layout`; queued inputs are one hop further away. Behind a barrier places take turns' place.
+        levels: turns at which waiting junctions pass on, ascending, then NEVER.
+        last_turn: of any population, NEVER if turns follow a waiting junction.
+        first_turning: populations whose turn is the first forward step.
+        windows: of every "max", by node.
+        mute, inclusive, subtracting, to_value, integrating, discarding, refractory: (N,) who never spikes, fires at the
+            threshold, has that reset and refractory mode; None where they hold for no neuron.
+        leading: (N,) whether a spike leads anywhere.
+        reset_value: (N,) float64.
+        dropout: (N,) float64 probabilities of not becoming refractory, None where all are 0.
+        graded: populations whose spikes are not binary.
+        repeats: whether a neuron may spike more than once in a timestep.
+        edges, first_edge, degree: groups of projections, `edges[first_edge[g]:][:degree[g]]`: group node + 1 are
+            those out of a node, then comes one group for each projection alone.
+    """
+
+    def __init__(self, graph: Graph, execution: Execution, device: torch.device) -> None:
+        self.layout = layout = layout_of(graph)
+        self.device, nodes, sizes = device, range(len(layout.turn)), np.diff(layout.start)
+        self.neurons = [population.neuron for population in graph.populations]
+        self.into = [np.flatnonzero(layout.target == node).tolist() for node in nodes]
+        self.out_of = {
+            node: np.flatnonzero((layout.source == node) & ~layout.delayed).tolist() for node in (-1, *nodes)
+        }
+        self.delayed = np.flatnonzero(layout.delayed).tolist()
+        self.connections = connections_of(graph, device)
+        self.node_of = self._tensor(np.repeat((-1, *nodes), [layout.inputs, *layout.size]))
+        self.first_source = self._tensor([0, *layout.first_unit])
+        junctions = list(enumerate(graph.junctions, layout.populations))
+        self.instant = [j for j, junction in junctions if not junction.waits]
+        self.relays = self._tensor([node in self.instant for node in (-1, *nodes)])
+        self.through_max = self._nodes_through_max(graph)
+        self.population_of = self._tensor(np.repeat(np.arange(layout.populations), sizes))
+        has_bias = layout.bias_start >= 0
+        self.biased = self._tensor(np.repeat(layout.target[has_bias], layout.fan_out[has_bias]))
+        self.starts = self._tensor(layout.start)
+        turn = layout.turn + execution.queues_input
+        waiting = sorted({int(turn[j]) for j, junction in junctions if junction.waits})
+        self.levels = self._tensor([*waiting, NEVER])
+        self.last_turn = int(turn[: layout.populations].max()) if not waiting else NEVER
+        self.first_turning = np.flatnonzero(turn[: layout.populations] == 0).tolist()
+        if execution.layered:
+            turn[:] = NOT_YET
+            turn[: layout.populations] = np.arange(layout.populations)
+        self.turn = self._tensor(turn)
+        self.windows = {j: Windows(junction, device) for j, junction in junctions if junction.kind == "max"}
+        modes = execution.refractory
+        self.mute = self._where([not neuron.spiking for neuron in self.neurons])
+        self.inclusive = self._where([neuron.inclusive for neuron in self.neurons])
+        self.subtracting = self._where([neuron.reset == "subtract" for neuron in self.neurons])
+        self.to_value = self._where([neuron.reset == "value" for neuron in self.neurons])
+        self.integrating = self._where([mode == "integrate" for mode in modes])
+        self.discarding = self._where([mode == "discard" for mode in modes])
+        self.refractory = self._where([mode != "off" for mode in modes])
+        self.leading = self._tensor(np.repeat([bool(self.out_of[p]) for p in range(len(modes))], sizes))
+        self.reset_value = self._tensor(np.repeat([float(n.reset_value) for n in self.neurons], sizes))
+        rates = execution.refractory_dropout
+        self.dropout = (
+            self._tensor(np.repeat(np.array(rates, dtype=np.float64), sizes)) if any(rates) else None
+        )
+        self.graded = [p for p, n in enumerate(self.neurons) if n.spiking and not n.binary]
+        self.repeats = "off" in modes or any(rates)
+        groups = [*self.out_of.values(), *([k] for k in range(len(layout.source)))]
+        self.edges = self._tensor([k for group in groups for k in group])
+        degree = np.array([len(group) for group in groups])
+        self.degree, self.first_edge = self._tensor(degree), self._tensor(np.cumsum(degree) - degree)
+        self._columns: dict[tuple[int, int], Tensor] = {}
+
+    def _nodes_through_max(self, graph: Graph) -> set[int]:
+        found: set[int] = set()
+        for j in self.instant:
+            sources = {int(self.layout.source[k]) for k in self.into[j]}
+            if graph.junctions[j - self.layout.populations].kind == "max" or sources & found:
+                found.add(j)
+        return found
+
+    def targets(self, k: int) -> slice:
+        """Return the receivers of a projection."""
+        first = int(self.layout.first_target[k])
+        return slice(first, first + int(self.layout.fan_out[k]))
+
+    def sources(self, node: int) -> slice:
+        """Return the source indices of a node's units."""
+        first = int(self.layout.first_unit[node]) if node >= 0 else 0
+        return slice(first, first + (int(self.layout.size[node]) if node >= 0 else self.layout.inputs))
+
+    def neurons_of(self, p: int) -> slice:
+        """Return the neurons of a population."""
+        return slice(int(self.layout.start[p]), int(self.layout.start[p + 1]))
+
+    def columns(self, first: int, end: int) -> Tensor:
+        """Return where each node's sources begin in a table of the sources first, ..., end - 1, (P + J + 2,)."""
+        if (first, end) not in self._columns:
+            after = np.cumsum([0, self.layout.inputs, *self.layout.size])
+            self._columns[first, end] = self._tensor(np.clip(after, first, end) - first)
+        return self._columns[first, end]
+
+    def _where(self, which: Sequence[bool]) -> Tensor | None:
+        return self._tensor(np.repeat(which, np.diff(self.layout.start))) if any(which) else None
+
+    def _tensor(self, values: Any) -> Tensor:
+        with torch.inference_mode(False):  # what is kept for later runs must not be an inference tensor
+            return torch.as_tensor(values).to(self.device, copy=True)
+
+
+_STRUCTURES: WeakKeyDictionary[Graph, dict[Any, Structure]] = WeakKeyDictionary()
+
+
+def structure_of(graph: Graph, execution: Execution, device: torch.device) -> Structure:
+    """Return the structure of a graph; it is kept for the next timestep."""
+    modes = (execution.refractory, execution.refractory_dropout, execution.layered, execution.queues_input)
+    kept = _STRUCTURES.setdefault(graph, {})
+    if (device, modes) not in kept:
+        with torch.inference_mode(False):  # what is kept for later runs must not be an inference tensor
+            kept[device, modes] = Structure(graph, execution, device)
+    return kept[device, modes]

@@ -1,0 +1,337 @@
+"""SpikingJelly 2.0 neurons as neuron models: which class is which, and how a class's own step is run."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from spikingjelly.activation_based import base, neuron
+from torch import Tensor, nn
+
+from snn_async.errors import UnsupportedModelError
+from snn_async.frameworks.libraries import check_sizes, firing, replaced_methods, rules_of, scalar
+from snn_async.frameworks.refractory_options import options_of
+from snn_async.neurons import LinearNeuron, LinearParameters, Neuron
+from snn_async.neurons.gated import GatedNeuron, GatedParameters
+from snn_async.neurons.klif import KLIFNeuron
+from snn_async.neurons.own_step import OwnStep, States, spread, twin
+from snn_async.neurons.probing import probed_neuron, shape_for
+from snn_async.neurons.surrogates import Counted, Mapped, Signed, TrainingOnly
+from snn_async.neurons.ternary import HardTernaryNeuron
+
+READOUTS = (neuron.NonSpikingIFNode, neuron.NonSpikingLIFNode, neuron.NoisyNonSpikingIFNode)
+NON_SPIKING = (neuron.NonSpikingBaseNode, neuron.NoisyNonSpikingBaseNode)
+NOISY = (neuron.NoisyBaseNode, neuron.NoisyNonSpikingBaseNode)
+TERNARY = (neuron.TernaryIFNode, neuron.TernaryLIFNode)
+WRITTEN_OUT = (  # subclasses first
+    *(neuron.ILIFNode, neuron.OTTTLIFNode, neuron.SLTTLIFNode, *TERNARY, neuron.KLIFNode),
+    *(neuron.IFNode, neuron.LIFNode, neuron.ParametricLIFNode, neuron.HalfThresholdIFNode),
+    *(neuron.SimpleIFNode, neuron.SimpleLIFNode),
+)
+_UNREACHED = 1e30  # a readout's threshold; finite, so that 0 * threshold stays 0
+
+
+def make(where: str, path: str, module: Any, shape: tuple[int, ...] | None) -> Neuron:
+    """Return the neuron model of a module of a class that is not refused."""
+    if getattr(module, "is_training", False) and isinstance(module, NOISY):
+        raise UnsupportedModelError(
+            f"{where}: with is_training=True it adds noise to its output, so that silent neurons send values too; "
+            "use is_training=False"
+        )
+    kind = rules_of(module, READOUTS)
+    if kind is not None:
+        return _readout(path, module)
+    if isinstance(module, NON_SPIKING):
+        return _probed_readout(where, module, shape)
+    if getattr(module, "_neuron_precision", None) is not None:
+        raise UnsupportedModelError(
+            f"{where}: its neuron precision {module._neuron_precision} is not supported; convert the "
+            "whole model's dtype instead"
+        )
+    if rules_of(module, (neuron.GatedLIFNode,)) is not None:
+        return _gated(where, module, shape)
+    kind = rules_of(module, WRITTEN_OUT)
+    graded = not firing(where, getattr(module, "surrogate_function", None))["binary"]
+    if kind is None or (graded and module.v_reset is not None):  # several spikes at once are reset as one
+        return _probed(where, module, shape)
+    return _linear(where, path, module, kind, shape)
+
+
+# -- written out ---------------------------------------------------------------------------------------
+
+
+def _linear(where: str, path: str, module: Any, kind: type, shape: tuple[int, ...] | None) -> Neuron:
+    start = module.get_reset_value("v")
+    if not isinstance(start, int | float):
+        raise UnsupportedModelError(f"{where}: its reset value of v is no number ({start!r}); give a float")
+    hard = module.v_reset is not None
+    held = {
+        name: getattr(module, name)
+        for name in ("w", "tau", "k", "v_reset", "v_threshold")
+        if getattr(module, name, None) is not None
+    }
+    check_sizes(path, module, shape, **held)
+    surrogate = module.surrogate_function
+    members: dict[str, Any] = dict(
+        module=module,
+        parameters=_read,
+        surrogate=surrogate,
+        reset="value" if hard else "subtract",
+        reset_value=float(module.v_reset) if hard else 0.0,
+        detach_reset=bool(module.detach_reset),
+        resting=float(start),
+        **options_of(module),
+    )
+    if kind is neuron.ILIFNode:
+        members |= {"surrogate": Counted(surrogate, float(module.v_threshold))}
+        return LinearNeuron(**members, inclusive=False, binary=False)
+    members |= firing(where, surrogate)
+    if kind in TERNARY:
+        members |= {"surrogate": Signed(surrogate, float(module.v_threshold)), "binary": False}
+        return HardTernaryNeuron(**members | {"reset": "none"}) if hard else LinearNeuron(**members)
+    if kind is neuron.KLIFNode:
+        return _klif(where, module, members)
+    return LinearNeuron(**members)
+
+
+def _klif(where: str, module: Any, members: dict[str, Any]) -> Neuron:
+    threshold = float(module.v_threshold)
+    if threshold <= 0 or not members["binary"]:
+        raise UnsupportedModelError(
+            f"{where}: it compares a rectified potential, which is never below a threshold of {threshold:g}; "
+            "give it one above 0, and a surrogate function with spikes of 0 or 1"
+        )
+    late = module.scale_reset and module.v_reset is not None  # set to a value after the potential was scaled
+    members |= {"surrogate": Mapped(module.surrogate_function, torch.relu, threshold)}
+    members |= {"reset": "none", "repeats": False} if late else {}
+    return KLIFNeuron(**members, scale=_read_k, scale_reset=bool(module.scale_reset))
+
+
+def _gated(where: str, module: Any, shape: tuple[int, ...] | None) -> Neuron:
+    if shape is not None and len(shape) != 3:
+        raise UnsupportedModelError(
+            f"{where}: SpikingJelly computes it for samples (C, H, W) only, but its neurons are of shape {shape}"
+        )
+    return GatedNeuron(
+        module=module,
+        parameters=_read_gated,
+        surrogate=module.surrogate_function,
+        **firing(where, module.surrogate_function),
+        reset="none",
+        **options_of(module),
+    )
+
+
+def _read_gated(module: Any) -> tuple[Tensor, ...]:
+    single = (getattr(module, name) for name in GatedParameters._fields[:-1])
+    conduct = module.conduct.sigmoid()
+    return *(value.sigmoid().reshape(-1, 1, 1) for value in single), conduct.reshape(len(conduct), -1, 1, 1)
+
+
+def _read_k(module: Any) -> Tensor:
+    return module.k
+
+
+def _read(module: Any) -> LinearParameters:
+    """h = v - rate (v - v_reset) + x, or rate x with decay_input; the rate of an IFNode is 0."""
+    if hasattr(module, "w"):
+        rate = module.w.sigmoid()
+    elif hasattr(module, "tau"):
+        rate = 1 / scalar(module.tau)
+    else:
+        rate = torch.zeros((), dtype=torch.float64)
+    gain = rate if getattr(module, "decay_input", False) else torch.ones_like(rate).detach()
+    towards = 0.0 if module.v_reset is None else float(module.v_reset)
+    return LinearParameters(
+        leak=1 - rate, gain=gain, offset=rate * towards, threshold=scalar(module.v_threshold)
+    )
+
+
+def _readout(path: str, module: Any) -> Neuron:
+    if hasattr(module, "tau"):
+        check_sizes(path, module, None, tau=module.tau)
+    return LinearNeuron(
+        module=module,
+        parameters=_read_readout,
+        surrogate=torch.zeros_like,
+        inclusive=False,
+        reset="none",
+        spiking=False,
+        decode=_decoder(module),
+    )
+
+
+def _read_readout(module: Any) -> LinearParameters:
+    rate = scalar(1 / module.tau) if isinstance(module, neuron.NonSpikingLIFNode) else None
+    one, zero = scalar(1.0), scalar(0.0)
+    return LinearParameters(
+        leak=one if rate is None else 1 - rate,
+        gain=one if rate is None else rate,
+        offset=zero,
+        threshold=scalar(_UNREACHED),
+    )
+
+
+def _largest(v: Tensor) -> Tensor:
+    return v.max(0).values
+
+
+def _largest_size(v: Tensor) -> Tensor:
+    high, low = v.max(0).values, v.min(0).values
+    return torch.where(high.abs() > low.abs(), high, low)
+
+
+def _mean(v: Tensor) -> Tensor:
+    return v.mean(0)
+
+
+def _last(v: Tensor) -> Tensor:
+    return v[-1]
+
+
+# What a readout makes of its potentials (T, ...); any other `decode` leaves them as they are.
+DECODERS: dict[str | None, Callable[[Tensor], Tensor]] = {
+    "max-mem": _largest,
+    "max-abs-mem": _largest_size,
+    "mean-mem": _mean,
+}
+
+
+def _decoder(module: Any) -> Callable[[Tensor], Tensor] | None:
+    noisy = isinstance(module, neuron.NoisyNonSpikingBaseNode)  # which spells it so in SpikingJelly 2.0
+    return _last if module.decode == ("last-me" if noisy else "last_mem") else DECODERS.get(module.decode)
+
+
+# -- by its own step -----------------------------------------------------------------------------------
+
+
+def _probed(where: str, module: Any, shape: tuple[int, ...] | None) -> Neuron:
+    surrogate = module.surrogate_function
+    fires = firing(where, surrogate)
+    if rules_of(module, (neuron.ComplementaryLIFNode,)) is not None:
+        surrogate = TrainingOnly(surrogate, module)
+    step, shape = _step_of(where, module), shape_for(module, shape)
+    members = {"surrogate": surrogate} | fires | options_of(module)
+    model = probed_neuron(where, module, step, shape, not fires["binary"], **members)
+    if shape is not None and isinstance(step, MemoryStep):
+        _check_multi_step(where, module, shape)
+    return model
+
+
+def _probed_readout(where: str, module: Any, shape: tuple[int, ...] | None) -> Neuron:
+    kind = next(cls for cls in NON_SPIKING if isinstance(module, cls))
+    if "forward" in replaced_methods(module, kind):
+        raise UnsupportedModelError(f"{where}: its forward is not {kind.__name__}'s; leave it as it is")
+    members = dict(surrogate=torch.zeros_like, inclusive=False, spiking=False, decode=_decoder(module))
+    return probed_neuron(where, module, ReadoutStep(("v",)), shape_for(module, shape), False, **members)
+
+
+def _step_of(where: str, module: Any) -> OwnStep:
+    if isinstance(module, neuron.NoisyBaseNode):
+        if "forward" in replaced_methods(module, neuron.NoisyBaseNode):
+            raise UnsupportedModelError(f"{where}: its forward is not NoisyBaseNode's; leave it as it is")
+        own: Any = twin(module)
+        before = dict(vars(own))
+        own.init_tensor(torch.zeros(1))
+        return ChargeStep(_potential_first([k for k, v in vars(own).items() if v is not before.get(k)]))
+    if not isinstance(module, base.MemoryModule):
+        raise UnsupportedModelError(f"{where}: it is no MemoryModule, so its states are unknown")
+    return MemoryStep(_potential_first(list(module._memories)))
+
+
+def _potential_first(names: list[str]) -> tuple[str, ...]:
+    potential = "v" if "v" in names else names[0] if names else ""
+    return tuple(sorted(names, key=lambda name: name != potential))
+
+
+def _check_multi_step(where: str, module: Any, shape: tuple[int, ...]) -> None:
+    """Raise UnsupportedModelError if a class of one's own does something else with all timesteps than with each."""
+    own = [cls for cls in type(module).__mro__ if cls.__module__.split(".")[0] != "spikingjelly"]
+    if module.step_mode == "s" or not any(name.startswith("multi_step") for cls in own for name in vars(cls)):
+        return
+    frames = torch.randn((3, 2, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    frames = frames.to(next((t.device for t in (*module.parameters(), *module.buffers())), "cpu"))
+    runs: list[Any] = [twin(module), twin(module)]
+    for run in runs:
+        run._memories.update(run._memories_rv)
+        run._step_mode = "s" if run is runs[1] else "m"
+    with torch.no_grad():
+        together, each = runs[0].forward(frames), torch.stack([runs[1].forward(frame) for frame in frames])
+    if not torch.allclose(together.double(), each.double()):
+        raise UnsupportedModelError(
+            f"{where} cannot be run event by event: its multi_step_forward is not its single step, repeated"
+        )
+
+
+def _threshold(own: Any, like: Tensor) -> Any:
+    value = getattr(own, "v_threshold", 0.0)
+    if isinstance(own, neuron.ActivationAwareIFNode):
+        return own._broadcast_parameter(value, like, "v_threshold")
+    return value
+
+
+@dataclass(frozen=True)
+class MemoryStep(OwnStep):
+    """`forward` of a MemoryModule in single-step mode; its memories are the states."""
+
+    surrogate = "surrogate_function"
+
+    def copy(self, module: nn.Module, charging: bool = False) -> nn.Module:
+        own: Any = twin(module)
+        own.__dict__["_step_mode"] = "s"
+        own.__dict__["_store_v_seq"] = False
+        return own
+
+    def rest(self, own: Any, like: Tensor) -> States:
+        values = own.materialize_states((like,), tuple(own._memories_rv[name] for name in own._memories), "s")
+        found = dict(zip(own._memories, values, strict=True))
+        return tuple(spread(found[name], like) for name in self.names)
+
+    def call(self, own: Any, current: Tensor, states: States | None) -> tuple[Any, States]:
+        own._memories.update(zip(self.names, states or (), strict=True))
+        sent = own.forward(current)
+        sent = sent[0] if isinstance(sent, tuple | list) else sent
+        return sent, tuple(own._memories[name] for name in self.names)
+
+    def threshold(self, own: Any, like: Tensor) -> Any:
+        return _threshold(own, like)
+
+
+@dataclass(frozen=True)
+class ChargeStep(OwnStep):
+    """`neuronal_charge`, `neuronal_fire`, `neuronal_reset` of a class that holds its states as attributes."""
+
+    surrogate = "surrogate_function"
+
+    def rest(self, own: Any, like: Tensor) -> States:
+        own.init_tensor(like)
+        return tuple(getattr(own, name) for name in self.names)
+
+    def call(self, own: Any, current: Tensor, states: States | None) -> tuple[Any, States]:
+        for name, state in zip(self.names, states or (), strict=True):
+            setattr(own, name, state)
+        own.neuronal_charge(current)
+        spikes = own.neuronal_fire()
+        own.neuronal_reset(spikes)
+        return spikes, tuple(getattr(own, name) for name in self.names)
+
+    def threshold(self, own: Any, like: Tensor) -> Any:
+        return _threshold(own, like)
+
+
+@dataclass(frozen=True)
+class ReadoutStep(OwnStep):
+    """`neuronal_charge` of a class that never spikes; its potential v stands for what it would be asked."""
+
+    surrogate = "surrogate_function"
+
+    def rest(self, own: Any, like: Tensor) -> States:
+        return (torch.zeros_like(like),)
+
+    def call(self, own: Any, current: Tensor, states: States | None) -> tuple[Any, States]:
+        (own.v,) = states or ()
+        own.neuronal_charge(current)
+        return own.surrogate_function(own.v), (own.v,)
+
+    def threshold(self, own: Any, like: Tensor) -> Any:
+        return 0.0

@@ -1,0 +1,22 @@
+"""Kinds of synapses, one a file."""
+
+from snn_async.graph.synapses.base import BATCH_NORMS, Normalization, Packing, Synapses, Table
+from snn_async.graph.synapses.convolution import Convolution
+from snn_async.graph.synapses.dense import Dense
+from snn_async.graph.synapses.one_to_one import OneToOne
+from snn_async.graph.synapses.opaque import Opaque
+from snn_async.graph.synapses.wiring import Wiring, wiring
+
+__all__ = [
+    "BATCH_NORMS",
+    "Convolution",
+    "Dense",
+    "Normalization",
+    "OneToOne",
+    "Opaque",
+    "Packing",
+    "Synapses",
+    "Table",
+    "Wiring",
+    "wiring",
+]

@@ -1,0 +1,66 @@
+"""KLIF (Jiang and Zhang, 2023; SpikingJelly's `KLIFNode`): a leaky neuron that fires on a rectified, learned multiple.
+
+    h = leak * v + offset + gain * I,    fires where relu(k h) >= threshold,    v = reset of relu(k h), or of it / k
+
+Its potential here is k h, which is affine in the current and, where it is above 0, what the class compares.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from snn_async.neurons.base import Charge, Outcome, State
+from snn_async.neurons.linear import LinearNeuron, LinearParameters, check_finite, span
+
+if TYPE_CHECKING:
+    from snn_async.graph import Population
+
+
+class KLIFParameters(NamedTuple):
+    """Live values; `scale` is k."""
+
+    linear: LinearParameters
+    scale: Tensor
+
+
+@dataclass(frozen=True)
+class KLIFNeuron(LinearNeuron):
+    """A linear neuron with a rectified, scaled potential; `surrogate` is a `Mapped`.
+
+    Attributes:
+        scale: returns k of `module`.
+        scale_reset: the potential is divided by k again when it is kept; a hard reset to `reset_value` then comes after
+            that (and is left to `end`, `reset` "none").
+    """
+
+    scale: Callable[[nn.Module], Tensor] = None  # type: ignore[assignment]
+    scale_reset: bool = False
+
+    def read(self, population: "Population", like: Tensor) -> KLIFParameters:  # type: ignore[override]
+        live = KLIFParameters(super().read(population, like), self.scale(self.module).to(like))
+        check_finite(population, scale=live.scale)
+        return live
+
+    def rest(self, live: KLIFParameters, samples: int, like: Tensor) -> State:  # type: ignore[override]
+        return super().rest(live.linear, samples, like)
+
+    def begin(self, live: KLIFParameters, state: State) -> Charge:  # type: ignore[override]
+        base, gain, threshold = super().begin(live.linear, state)
+        return Charge(live.scale * base, live.scale * gain, threshold)
+
+    def end(self, live: KLIFParameters, state: State, outcome: Outcome) -> State:  # type: ignore[override]
+        u, spikes = outcome.potential, outcome.spikes
+        v = torch.where(spikes > 0, u, torch.relu(u))  # where it fired it was positive before its reset
+        if self.scale_reset:
+            v = v / live.scale
+        if self.reset == "none":
+            spikes = spikes.detach() if self.detach_reset else spikes
+            v = (1 - spikes) * v + spikes * self.reset_value
+        return v, outcome.spikes.detach()
+
+    def describe(self) -> str:
+        k = f"scale {span(self.scale(self.module))}, rectified"
+        return f"{k}, {super().describe().replace('no reset', f'reset to {self.reset_value:g}')}"

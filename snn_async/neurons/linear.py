@@ -1,0 +1,149 @@
+"""Neurons with one state that leaks linearly: snnTorch's Leaky, Lapicque and RLeaky, SpikingJelly's IF, LIF and PLIF.
+
+Per timestep a neuron with stored potential v, last timestep's spike count R and current I computes
+
+    base = leak * v + offset                      (delayed reset: before or after the leak, see `LinearNeuron`)
+    u    = base + gain * I
+    s    = H(u - threshold)
+
+and keeps u, reset if it spiked and its reset acts at once, as the next v.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from snn_async.errors import UnsupportedModelError
+from snn_async.graph.grids import to_units
+from snn_async.neurons.base import Charge, Neuron, Outcome, Refractory, State
+
+if TYPE_CHECKING:
+    from snn_async.graph import Population
+
+
+class LinearParameters(NamedTuple):
+    """Live, differentiable values; each a scalar or of the neurons' shape in the source model."""
+
+    leak: Tensor  # factor on the stored potential, once per timestep
+    gain: Tensor  # factor on every current, bias included
+    offset: Tensor  # added to the potential once per timestep (a leak towards a value other than 0)
+    threshold: Tensor
+
+
+@dataclass(frozen=True)
+class LinearNeuron(Neuron):
+    """A leaky integrate-and-fire neuron; state (v, R).
+
+    Attributes:
+        parameters: returns the live parameters of `module`.
+        delayed_reset: None, or what last timestep's spikes do at the start of a timestep, without gradient (snnTorch's
+            `reset_delay=True`): "value" before the leak, "subtract" after it, once per spike; "swallow" also swallows
+            the currents of the timestep in which it acts (snnTorch's `Lapicque`). `reset` is "none" then.
+        retest_residual: a potential that is still above threshold after its reset is lowered by one
+            threshold for the comparison of the next timestep only (snnTorch, "subtract" with `reset_delay=False`).
+        resting: initial potential.
+    """
+
+    parameters: Callable[[nn.Module], LinearParameters] = None  # type: ignore[assignment]
+    delayed_reset: str | None = None
+    retest_residual: bool = False
+    resting: float = 0.0
+
+    @property
+    def default_refractory(self) -> Refractory:
+        """A hard reset at once forgets everything, so later currents are discarded; any other reset keeps the surplus,
+        so they are integrated. Both as in layered execution.
+        """
+        return "discard" if self.reset == "value" else "integrate"
+
+    def read(self, population: "Population", like: Tensor) -> LinearParameters:
+        values = self.parameters(self.module)
+        live = LinearParameters(*(per_neuron(value.to(like), population) for value in values))
+        check_finite(population, **live._asdict())
+        return live
+
+    def rest(self, live: LinearParameters, samples: int, like: Tensor) -> State:
+        v = like.new_full((samples, len(live.leak)), self.resting)
+        # snnTorch derives a delayed reset from the stored potential, which may start above a negative threshold
+        fired = self._above(v, live) if self.delayed_reset else torch.zeros_like(v)
+        return v, fired
+
+    def begin(self, live: LinearParameters, state: State) -> Charge:
+        v, fired = state
+        if self.delayed_reset in ("value", "swallow"):
+            v = torch.where(fired > 0, self.reset_value, v)
+        base, gain = live.leak * v + live.offset, live.gain
+        if self.delayed_reset == "subtract":
+            base = base - fired * live.threshold
+        if self.delayed_reset == "swallow":
+            base, gain = torch.where(fired > 0, self.reset_value, base), torch.where(fired > 0, 0.0, gain)
+        if self.retest_residual:
+            base = base - self._above(v, live) * live.threshold
+        return Charge(base, gain, live.threshold)
+
+    def end(self, live: LinearParameters, state: State, outcome: Outcome) -> State:
+        v = outcome.potential
+        if self.retest_residual:  # what was subtracted for the comparison is given back
+            v = v + self._above(state[0], live) * live.threshold
+        return v, outcome.spikes.detach()
+
+    def _above(self, v: Tensor, live: LinearParameters) -> Tensor:
+        above = v >= live.threshold if self.inclusive else v > live.threshold
+        return above.to(v.dtype)
+
+    def describe(self) -> str:
+        leak, gain, offset, threshold = (span(value) for value in self.parameters(self.module))
+        parts = (
+            [f"leak {leak}"]
+            + ([f"gain {gain}"] if gain != "1" else [])
+            + ([f"offset {offset}"] if offset != "0" else [])
+        )
+        if not self.spiking:
+            return ", ".join(parts)
+        kind = self.delayed_reset or self.reset
+        reset = {"none": "no reset", "subtract": "reset by subtraction"}.get(
+            kind, f"reset to {self.reset_value:g}"
+        )
+        when = "" if kind == "none" else " at the next timestep" if self.delayed_reset else " at once"
+        fires = "at" if self.inclusive else "above"
+        return ", ".join([*parts, f"fires {fires} {threshold}", reset + when])
+
+
+def per_neuron(value: Tensor, population: "Population") -> Tensor:
+    """Return a parameter as one value per neuron, (size,) in unit order.
+
+    Raises:
+        UnsupportedModelError: for a shape that does not broadcast to the neurons'.
+    """
+    if value.numel() == 1:
+        return value.reshape(1).expand(population.size)
+    sides = tuple(value.shape)
+    while len(sides) > len(population.shape) and sides[0] == 1:
+        sides = sides[1:]
+    try:
+        spread = value.reshape(sides).expand(population.shape)
+    except RuntimeError:
+        raise UnsupportedModelError(
+            f"{population.name!r}: a parameter has shape {tuple(value.shape)} for neurons of shape {population.shape}; "
+            "give one value or one per neuron"
+        ) from None
+    return to_units(spread.reshape(-1), population.grid)
+
+
+def check_finite(population: "Population", **live: Tensor) -> None:
+    """Raise UnsupportedModelError if a live parameter is NaN or infinite."""
+    for name, value in live.items():
+        if not bool(value.isfinite().all()):
+            raise UnsupportedModelError(
+                f"{population.name!r}: {name} of its {type(population.neuron.module).__name__} is NaN or infinite; "
+                "restore finite values"
+            )
+
+
+def span(value: Tensor) -> str:
+    """Return the values that neurons have, as text."""
+    low, high = float(value.detach().min()), float(value.detach().max())
+    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"

@@ -1,0 +1,33 @@
+"""Every engine: what a test shows with the fixture `engine` holds on all of them."""
+
+import pytest
+from hypothesis import settings
+
+from snn_async.engines.numba.engine import NumbaEngine
+from snn_async.engines.reference.engine import ReferenceEngine
+from snn_async.engines.torch.engine import TorchEngine
+
+
+settings.register_profile("fixed", max_examples=60, deadline=None, derandomize=True)
+settings.register_profile("more", max_examples=1000, deadline=None, print_blob=True)
+settings.load_profile("fixed")
+
+
+class TimestepByTimestep(NumbaEngine):
+    """The numba engine without its way of running a whole sequence in one call."""
+
+    def runs_sequences(self, graph):
+        return False
+
+
+ENGINES = {
+    "reference": ReferenceEngine(),
+    "numba": NumbaEngine(),
+    "numba, timestep by timestep": TimestepByTimestep(),
+    "torch": TorchEngine(),
+}
+
+
+@pytest.fixture(params=ENGINES.values(), ids=ENGINES.keys())
+def engine(request):
+    return request.param
