@@ -120,7 +120,7 @@ class AsyncNetwork(nn.Module):
 
         Where the source model returns potentials and no spikes (a readout: SpikingJelly's non-spiking nodes, a
         snnTorch module that returns `mem` only, a model that ends in a Linear), these are the output's potentials, of a
-        Linear its currents in every timestep; `net.graph.reads` says which. A SpikingJelly readout's `decode` acts on them.
+        Linear its currents in every timestep; `net.graph.reads` says which. A SpikingJelly readout decodes them.
         """
         return self.run(x).output
 
@@ -329,7 +329,7 @@ def job_for(
                     population.neuron.rest(own, x.shape[1], like)
                     for population, own in zip(graph.populations, live, strict=True)
                 ),
-                like.new_zeros((x.shape[1], graph.size)),
+                like.new_zeros(()).expand(x.shape[1], graph.size),
                 PendingEvents.none(like),
             )
         else:

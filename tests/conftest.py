@@ -7,7 +7,6 @@ from snn_async.engines.numba.engine import NumbaEngine
 from snn_async.engines.reference.engine import ReferenceEngine
 from snn_async.engines.torch.engine import TorchEngine
 
-
 settings.register_profile("fixed", max_examples=60, deadline=None, derandomize=True)
 settings.register_profile("more", max_examples=1000, deadline=None, print_blob=True)
 settings.load_profile("fixed")

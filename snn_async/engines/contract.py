@@ -1,7 +1,7 @@
 """What every engine offers: the events of one timestep (`simulate`) and their gradient (`replay`).
 
 Engines know a base potential, a gain, a threshold and arriving currents. What happens between timesteps (leak, delayed
-resets, second states) is the neurons' own (`snn_async.neurons`), in torch. Everything is a tensor on the model's device.
+resets, second states) is the neurons' own (`snn_async.neurons`). Everything is a torch tensor on the model's device.
 
 T timesteps, B samples, S inputs, N neurons of all populations in graph order, P populations, J junctions, E events.
 A *source* index counts inputs first: source s < S is input s, source S + n is neuron n, source S + N + u is unit u of

@@ -9,8 +9,8 @@ from torch import Tensor
 class EventLog:
     """Emissions and deliveries apart, and the silent evaluations. Indices and sizes are those of `engines.contract`.
 
-    An emission is a spike, a queued input, or what a junction's unit passes on in one forward step. A delivery brings one
-    emission through one projection; an event may be delivered by several, not necessarily in the same forward step.
+    An emission is a spike, a queued input, or what a junction's unit passes on in one forward step. A delivery brings
+    one emission through one projection; an event may be delivered by several, not necessarily in the same forward step.
 
     Memory is linear in events plus B * N for the silent evaluations, as in layered backprop.
 

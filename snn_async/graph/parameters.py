@@ -8,6 +8,7 @@ from torch import Tensor
 from snn_async.errors import UnsupportedModelError
 from snn_async.graph.graph import Graph
 from snn_async.graph.nodes import Dropout, Population, Projection
+from snn_async.graph.packing import finite, packed
 from snn_async.graph.synapses import Opaque
 
 
@@ -35,20 +36,20 @@ def collect(graph: Graph, like: Tensor) -> Parameters:
     """
     with torch.autocast(like.device.type, enabled=False):
         inner = _junction_biases(graph, like)
-        weights, biases = [like.new_zeros(0)], [like.new_zeros(0)]
+        packings, biases = [], [like.new_zeros(0)]
         for projection in graph.projections:
             packing = projection.synapses.pack()
             if packing is not None:
-                weights.append(packing.packed(like))
+                packings.append(packing)
             if isinstance(graph.nodes[projection.target], Population):
                 bias = _bias(projection, inner, like)
                 biases.append(like.new_zeros(projection.fan_out) if bias is None else bias)
         found = Parameters(
-            weights=torch.cat(weights),
+            weights=packed(packings, like),
             biases=torch.cat(biases),
             opaque=tuple(parameter for module in _opaque(graph) for parameter in module.parameters()),
         )
-        if not _finite(found.weights, found.biases):
+        if not (finite(found.weights) and finite(found.biases)):
             _refuse_infinite(graph, like)
     return found
 
@@ -129,22 +130,16 @@ def _dropped(projection: Projection) -> UnsupportedModelError:
     )
 
 
-def _finite(*values: Tensor) -> bool:
-    # a sum is finite unless a value is not, or the sum overflows; one answer for all waits for a device only once
-    total = torch.stack([value.detach().sum() for value in values]).sum()
-    return bool(total.isfinite()) or all(bool(value.isfinite().all()) for value in values)
-
-
 def _refuse_infinite(graph: Graph, like: Tensor) -> None:
     """Raise UnsupportedModelError for the first projection with a value that is not finite."""
     for projection in graph.projections:
         packing = projection.synapses.pack()
         parts = {
-            "weight": None if packing is None else packing.packed(like),
+            "weight": None if packing is None else packed([packing], like),
             "bias": _own_bias(projection, like),
         }
         for what, value in parts.items():
-            if value is not None and not _finite(value):
+            if value is not None and not finite(value):
                 raise UnsupportedModelError(
                     f"the {what} of {projection.name!r} is NaN or infinite; restore finite values before running"
                 )

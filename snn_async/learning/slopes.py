@@ -45,38 +45,69 @@ def surrogate_slopes(
     Raises:
         GradientError: if a surrogate's derivative is not finite.
     """
-    neuron = log.source - graph.input_size
-    events, silent = torch.zeros_like(log.potential), torch.zeros_like(log.silent_potential)
-    for population in graph.populations:
-        if not population.neuron.spiking:
-            continue
-        here = graph.slices[population.name]
-        rows = ((neuron >= here.start) & (neuron < here.stop)).nonzero()[:, 0]
-        place = neuron[rows].long()
-        of_events = threshold[place] if sample is None else threshold[sample[rows], place]
-        quiet = log.silent_potential[..., here] - threshold[..., here]
-        at = torch.cat((quiet.reshape(-1), log.potential[rows] - of_events))
-        slope = _derivative(population.neuron.surrogate, at, population.name)
-        silent[..., here] = slope[: quiet.numel()].view(quiet.shape)
-        events[rows] = slope[quiet.numel() :]
+    events, silent = torch.empty_like(log.potential), torch.empty_like(log.silent_potential)
+    potentials, slopes, thresholds = (
+        tensor.reshape(-1, graph.size) for tensor in (log.silent_potential, silent, threshold)
+    )
+    spiking = [
+        (graph.slices[population.name], _Surrogate(population.name, population.neuron.surrogate))
+        for population in graph.populations
+        if population.neuron.spiking
+    ]
+    for part in _blocks(len(events), 1, events):
+        events[part] = 0
+        source, potential = log.source[part], log.potential[part]
+        for here, surrogate in spiking:
+            first, last = graph.input_size + here.start, graph.input_size + here.stop
+            rows = ((source >= first) & (source < last)).nonzero()[:, 0]
+            neuron = source[rows].long() - graph.input_size
+            at = threshold[neuron] if sample is None else threshold[sample[part][rows], neuron]
+            events[part.start + rows] = surrogate.derivative(potential[rows] - at)
+    if len(spiking) < len(graph.populations):
+        silent.zero_()
+    for here, surrogate in spiking:
+        for part in _blocks(len(slopes), here.stop - here.start, slopes):
+            at = thresholds[part, here] if len(thresholds) > 1 else thresholds[:, here]
+            slopes[part, here] = surrogate.derivative(potentials[part, here] - at)
+    for _, surrogate in spiking:
+        surrogate.check()
     return Slopes(events, silent)
 
 
-def _derivative(surrogate: Callable[[Tensor], Tensor], x: Tensor, name: str) -> Tensor:
-    derivative = torch.zeros_like(x)
-    size = BLOCK if x.device.type == "cpu" else max(1, len(x))
-    for first in range(0, len(x), size):
-        block = x[first : first + size].detach().requires_grad_()
+def _blocks(rows: int, size: int, like: Tensor) -> list[slice]:
+    """Return slices of `rows` rows of `size` elements, of one block each on the CPU."""
+    count = max(1, BLOCK // size if like.device.type == "cpu" else rows)
+    return [slice(first, min(first + count, rows)) for first in range(0, rows, count)]
+
+
+class _Surrogate:
+    """A population's surrogate function, and the sums of what it gave, which are finite unless a value is not."""
+
+    def __init__(self, name: str, function: Callable[[Tensor], Tensor]) -> None:
+        self.name, self.function = name, function
+        self.sums: list[Tensor] = []
+        self.asked: list[tuple[Tensor, Tensor]] = []
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """Return the derivative at x, elementwise."""
+        block = x.detach().requires_grad_()
         with torch.enable_grad():
-            spikes = surrogate(block)
-        if spikes.requires_grad:  # not so with snnTorch's surrogate_disable: the derivative is 0
-            (slope,) = torch.autograd.grad(spikes, block, torch.ones_like(spikes))
-            derivative[first : first + size] = slope
-    finite = derivative.isfinite()
-    if not finite.all():
-        raise GradientError(
-            f"the surrogate of {name!r} has no finite derivative at u - threshold = "
-            f"{x[~finite][0]}; use a smaller slope or another surrogate "
-            "(snnTorch's sigmoid overflows in float32)"
-        )
-    return derivative
+            spikes = self.function(block)
+        if not spikes.requires_grad:  # snnTorch's surrogate_disable: the derivative is 0
+            return torch.zeros_like(x)
+        (slope,) = torch.autograd.grad(spikes, block, torch.ones_like(spikes))
+        self.sums.append(slope.sum())
+        self.asked.append((x, slope))
+        return slope
+
+    def check(self) -> None:
+        """Raise GradientError if a value was not finite."""
+        if not self.sums or torch.stack(self.sums).isfinite().all():
+            return
+        for x, slope in self.asked:
+            infinite = ~slope.isfinite()
+            if infinite.any():
+                raise GradientError(
+                    f"the surrogate of {self.name!r} has no finite derivative at u - threshold = {x[infinite][0]}; use "
+                    "a smaller slope or another surrogate (snnTorch's sigmoid overflows in float32)"
+                )

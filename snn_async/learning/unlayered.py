@@ -48,7 +48,7 @@ class UnlayeredBackprop(Rule):
             return super().run(job)
         from snn_async.engines.numba.whole_run import run_whole
 
-        return run_whole(job.engine, job)
+        return run_whole(job)
 
 
 @dataclass

@@ -91,17 +91,22 @@ def silent_evaluations(
 ):
     """The end of the timestep, then the silent decisive evaluations of a population: no current came in between.
 
-    `subtract` and `value` are 1 where the gradient passes through that reset (the spike variable is 0).
+    `subtract` and `value` are 1 where the gradient passes through that reset (the spike variable is 0). One loop over
+    so many arrays would not be vectorized.
     """
-    for i in range(len(potential)):
+    zero = u.dtype.type(0)
+    for i in range(len(u)):
         adjoint = silent[i] + counts[i]
-        adjoint -= subtract * own_threshold[i] * potential[i]
-        adjoint += value * (reset_value - u[i]) * potential[i]
-        through = slope[i] * adjoint if step[i] >= 0 else 0
-        potential[i] += through
-        threshold[i] = -through
+        adjoint += (value * (reset_value - u[i]) - subtract * own_threshold[i]) * potential[i]
+        gain[i] = slope[i] * adjoint if step[i] >= 0 else zero
+    for i in range(len(u)):
+        threshold[i] = -gain[i]
+        potential[i] += gain[i]
+    for i in range(len(u)):
         gain[i] = potential[i] * current[i]
-        last[i] = own_gain[i] * potential[i] + arrived[i] if step[i] >= 0 else 0
+    for i in range(len(u)):
+        last[i] = own_gain[i] * potential[i] + arrived[i] if step[i] >= 0 else zero
+    for i in range(len(u)):
         last_step[i] = step[i]
 
 

@@ -100,9 +100,8 @@ def replay_chunks(
         own: zeros for the gradients in which every sample has its own place.
         summed: names of those that are sums over samples, of their values' shapes.
     """
-    bounds = _chunks(
-        tensors.x.shape[1], max(2, min(CHUNKS, GRADIENT_BYTES // max(1, tensors.weights.nbytes)))
-    )
+    most = max(2, min(CHUNKS, GRADIENT_BYTES // max(1, tensors.weights.nbytes)))
+    bounds = _chunks(tensors.x.shape[1], most)
     sums = [{name: np.zeros_like(getattr(tensors, name)) for name in summed} for _ in bounds]
 
     def chunk(task: tuple[tuple[int, int], dict[str, Floats]]) -> None:

@@ -3,8 +3,7 @@
 from snn_async.engines.numba.adjoints import silent_evaluations
 from snn_async.engines.numba.codes import INTEGRATE, SUBTRACT, SWALLOW, VALUE
 from snn_async.engines.numba.jit import inlined
-from snn_async.engines.numba.linear import masked_gain
-from snn_async.engines.numba.steps import row_of
+from snn_async.engines.numba.linear import masked_gain, row_of
 
 
 @inlined

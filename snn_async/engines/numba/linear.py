@@ -1,7 +1,13 @@
 """`LinearNeuron` over time, compiled: what a population's timestep starts with, and its adjoint."""
 
 from snn_async.engines.numba.codes import SUBTRACT, SWALLOW, VALUE
-from snn_async.engines.numba.jit import compiled
+from snn_async.engines.numba.jit import compiled, inlined
+
+
+@inlined
+def row_of(values, b):
+    """Number of a sample's row in values that all samples may share."""
+    return min(b, len(values) - 1)
 
 
 @compiled
@@ -28,6 +34,7 @@ def charge(
     """`LinearNeuron.begin`; `residual` is what `LinearNeuron.end` gives back."""
     for i in range(len(base)):
         base[i] = leak[i] * v[i] + offset[i]
+    for i in range(len(base)):
         gain[i] = own_gain[i]
         residual[i] = 0
     if delayed == VALUE:
@@ -53,7 +60,11 @@ def charge(
 def masked_gain(gain, own_gain, fired, swallows):
     """The gain of a timestep."""
     for i in range(len(gain)):
-        gain[i] = 0 if swallows and fired[i] > 0 else own_gain[i]
+        gain[i] = own_gain[i]
+    if swallows:
+        for i in range(len(gain)):
+            if fired[i] > 0:
+                gain[i] = 0
 
 
 @compiled
@@ -99,6 +110,7 @@ def charge_adjoint(
                 potential[i] = 0
     for i in range(len(v)):
         leak_grads[i] += potential[i] * v[i]
+    for i in range(len(v)):
         offset_grads[i] += potential[i]
         potential[i] *= leak[i]
     for i in range(len(v)):

@@ -46,6 +46,7 @@ def _compute_net(graph: Graph, execution: Execution, linear: bool) -> records.Ne
         turn for turn, j in zip(layout.turn[layout.populations :], graph.junctions, strict=True) if j.waits
     }
     rows, *tables = geometry_of(graph)
+    windows, kernel = windows_of(graph), rows[:, [codes.KERNEL_Y, codes.KERNEL_X]].prod(1)
     return records.Net(
         inputs=layout.inputs,
         neurons=layout.neurons,
@@ -67,7 +68,7 @@ def _compute_net(graph: Graph, execution: Execution, linear: bool) -> records.Ne
         first_receiver=layout.first_receiver,
         block=np.array([size for size, _ in blocks], dtype=np.int64),
         block_start=starts_of([count for _, count in blocks]),
-        **windows_of(graph),
+        **windows,
         first_counts=_first_counts(graph),
         near_input=_near_input(graph),
         source=layout.source,
@@ -95,6 +96,10 @@ def _compute_net(graph: Graph, execution: Execution, linear: bool) -> records.Ne
         retest=np.array([linear and n.retest_residual for n in neurons]),
         refractory=np.array([REFRACTORY[mode] for mode in execution.refractory]),
         refractory_dropout=np.array(execution.refractory_dropout, dtype=np.float64),
+        most_runs=max(1, int(kernel.max()), int(np.diff(tables[0], prepend=0).max(initial=0))),
+        most_patch=int((kernel * rows[:, codes.OUTS]).max()),
+        most_sources=int(layout.fan_in.max()),
+        most_cells=int(max(layout.size.max(), windows["junction"][:, codes.CELL_COUNT].max())),
     )
 
 

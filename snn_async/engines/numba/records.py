@@ -61,11 +61,17 @@ class Net(NamedTuple):
     retest: Any
     refractory: Any
     refractory_dropout: Any
+    most_runs: int  # of one event
+    most_patch: int  # adjoints around one source
+    most_sources: int  # of one projection
+    most_cells: int  # neurons or cells of one node
 
 
 class Rules(NamedTuple):
     """Scalar options; `group_size` 0 means all."""
 
+    seed: Any
+    timestep: int
     scheduler: int
     noise: float
     group_size: int
@@ -74,8 +80,6 @@ class Rules(NamedTuple):
     carry: bool
     queued: bool
     max_forward_steps: int
-    seed: Any
-    timestep: int
 
 
 class Tensors(NamedTuple):
@@ -172,8 +176,6 @@ class Work(NamedTuple):
     maximum: Any
     change: Any
     found: Any
-    active: Any  # of inputs, whether they are not 0
-    active_words: Any  # the same bytes, eight at a time
     bins: Any
     leads: Any
     runs: Any
@@ -190,13 +192,13 @@ class Events(NamedTuple):
 
     ints: Any
     floats: Any
-    pending: Any
     deliveries: Any
+    pending: Any
     priority: Any
     scratch: Any
     chosen: Any
-    sources: Any
     amplitudes: Any
+    sources: Any
 
 
 class Log(NamedTuple):

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from snn_async.engines.numba import codes, records
+from snn_async.engines.numba import records
 
 MOST_ROWS = 1 << 22  # that a chunk makes room for at first
 
@@ -12,7 +12,6 @@ MOST_ROWS = 1 << 22  # that a chunk makes room for at first
 def work_of(net: records.Net, tensors: records.Tensors) -> records.Work:
     n, dtype, units = net.neurons, tensors.x.dtype, len(net.node_of) - net.inputs - net.neurons
     blocks = net.block_start[net.populations]
-    words = np.zeros(net.inputs // 8 + 1, dtype=np.uint64)
     return records.Work(
         current=np.zeros(n + net.cells, dtype=dtype),
         base=np.zeros(n, dtype=dtype),
@@ -35,8 +34,6 @@ def work_of(net: records.Net, tensors: records.Tensors) -> records.Work:
         maximum=np.zeros(units, dtype=dtype),
         change=np.zeros(1, dtype=dtype),
         found=np.zeros(n + 3, dtype=np.int64),
-        active=words.view(np.uint8),
-        active_words=words,
         bins=np.zeros(net.nodes + 3, dtype=np.int64),
         leads=np.zeros(net.nodes + 1, dtype=np.uint8),
         **_room_for_runs(net, dtype),
@@ -90,10 +87,10 @@ def _doubled(array: np.ndarray) -> np.ndarray:
 
 def _room_for_runs(net: records.Net, dtype: np.dtype) -> dict[str, Any]:
     """Scratch for the runs of one event."""
-    most = max(1, int(net.geometry[:, [codes.KERNEL_Y, codes.KERNEL_X]].prod(1).max()))
-    if len(net.table_offsets) > 1:
-        most = max(most, int(np.diff(net.table_offsets).max()))
-    return {"runs": np.zeros((most, 4), dtype=np.int64), "coefficients": np.zeros(most, dtype=dtype)}
+    return {
+        "runs": np.zeros((net.most_runs, 4), dtype=np.int64),
+        "coefficients": np.zeros(net.most_runs, dtype=dtype),
+    }
 
 
 def adjoints_of(
@@ -103,10 +100,7 @@ def adjoints_of(
     emitted = log.emitted[first:last, -1] - log.emitted[first:last, 0]
     delivered = log.delivered[first:last, -1] - log.delivered[first:last, 0]
     n, room = net.neurons, int(max(emitted.max(), delivered.max()))
-    units = len(net.node_of) - net.inputs - n
-    cells = int(max(net.size.max(), net.junction[:, codes.CELL_COUNT].max()))
-    fan_in, share = int(net.fan_in.max()), int(net.geometry[:, codes.SHARE].max())
-    runs = _room_for_runs(net, dtype)
+    units, cells, fan_in = len(net.node_of) - net.inputs - n, net.most_cells, net.most_sources
     first_room = room if net.first_counts.any() else 0
 
     def floats(size: int) -> np.ndarray:
@@ -152,11 +146,11 @@ def adjoints_of(
         delivery_start=ints(net.nodes + 3),
         sources=np.zeros(max(room, fan_in), dtype=np.int32),
         amplitudes=floats(max(room, fan_in)),
-        active=np.zeros(max(1, fan_in), dtype=np.uint8),
-        **runs,
-        merged=np.zeros((len(runs["runs"]), 2), dtype=np.int64),
-        patch=floats(int(net.geometry[:, [codes.KERNEL_Y, codes.KERNEL_X, codes.OUTS]].prod(1).max())),
-        chosen=ints(max(1, share)),
+        active=np.zeros(fan_in, dtype=np.uint8),
+        **_room_for_runs(net, dtype),
+        merged=np.zeros((net.most_runs, 2), dtype=np.int64),
+        patch=floats(net.most_patch),
+        chosen=ints(fan_in),
         totals=floats(4),
         unused=floats(1),
     )

@@ -59,7 +59,7 @@ class SequenceLog:
         source, potential, silent = (
             torch.from_numpy(array) for array in (rows.source, rows.potential, rows.silent_potential)
         )
-        return cls(source.long(), potential, silent, rows)
+        return cls(source, potential, silent, rows)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from snn_async.engines.numba.codes import (
     INPUTS,
     LAYERED,
     LEFT,
-    NEVER,
     NEXT_STEP,
     NO_ROOM,
     NOT_FINITE,
@@ -23,13 +22,10 @@ from snn_async.engines.numba.codes import (
 )
 from snn_async.engines.numba.events import emit
 from snn_async.engines.numba.jit import inlined
-from snn_async.engines.numba.steps import (
-    arrives,
-    begin,
-    forward_step,
-    list_group,
-    list_inputs,
-    list_upstream,
+from snn_async.engines.numba.listing import arrives, list_group, list_inputs, list_upstream
+from snn_async.engines.numba.steps import begin, forward_step
+from snn_async.engines.numba.turns import (
+    end_of_phase,
     next_turn,
     release_level,
     skip_to,
@@ -97,14 +93,6 @@ def finish_sample(out, work, events, rooms, steps):
 
 
 @inlined
-def end_of_phase(net, rules, level):
-    """The turn at which the next level of waiting junctions passes on; beyond all turns if there is none."""
-    if level >= net.levels:
-        return NEVER
-    return (level + 1) * net.phase_length - 1 + (1 if rules.queued else 0)
-
-
-@inlined
 def timestep(net, rules, tensors, out, work, events, rooms, keep_log):
     """Run one timestep; return its status."""
     now, steps = work.now, tensors.x.shape[0]
@@ -116,13 +104,7 @@ def timestep(net, rules, tensors, out, work, events, rooms, keep_log):
     first = now[INPUTS]
     if first + net.inputs > len(rooms.input_source):
         return NO_ROOM
-    count = nonzero(
-        tensors.x[t, b],
-        work.active,
-        work.active_words,
-        rooms.input_source[first:],
-        rooms.input_amplitude[first:],
-    )
+    count = nonzero(tensors.x[t, b], rooms.input_source[first:], rooms.input_amplitude[first:])
     if count < 0:
         return NOT_FINITE
     inputs, values = rooms.input_source[first : first + count], rooms.input_amplitude[first : first + count]

@@ -7,8 +7,6 @@ import numpy as np
 
 from snn_async import random_keys
 from snn_async.engines.numba.codes import (
-    AFTER,
-    AMPLITUDE,
     AND,
     DISCARD,
     EVENTS,
@@ -19,39 +17,28 @@ from snn_async.engines.numba.codes import (
     NOT_YET,
     OFF,
     OPERATIONS,
-    OUTPUT,
-    PENDING,
-    SOURCE,
     SUBTRACT,
     UPDATES,
     VALUE,
     B,
     T,
 )
-from snn_async.engines.numba.events import emit, mark_delivered
+from snn_async.engines.numba.events import emit
 from snn_async.engines.numba.jit import inlined
 from snn_async.engines.numba.junctions import begin_junctions, pass_on, release
 from snn_async.engines.numba.keys import step_state, uniform
-from snn_async.engines.numba.linear import charge
-from snn_async.engines.numba.scheduling import pick
+from snn_async.engines.numba.linear import charge, row_of
+from snn_async.engines.numba.listing import list_passed
 from snn_async.engines.numba.synapses import add_projection, mark_all
 from snn_async.engines.numba.vectors import (
     active_sources,
     add,
-    any_above,
     any_set,
     copy,
-    evaluate_all,
     firing,
     next_blocks,
     scale_range,
 )
-
-
-@inlined
-def row_of(values, b):
-    """Number of a sample's row in values that all samples may share."""
-    return min(b, len(values) - 1)
 
 
 @inlined
@@ -194,165 +181,6 @@ def evaluate(net, rules, tensors, work, events, last_spikes):
             for found in range(many):
                 spike(net, rules, tensors, work, events, p, a + work.found[found])
     work.now[NEXT_STEP] = step + 1
-
-
-@inlined
-def turn_changes(net, tensors, work, p):
-    a, z = net.start[p], net.start[p + 1]
-    if tensors.has_bias[p] or work.recurrent[p]:
-        return True
-    return any_above(work.current[a:z], work.base[a:z], work.gain[a:z], work.compare[a:z])
-
-
-@inlined
-def next_turn(net, tensors, work, end_of_phase):
-    """The next turn of this phase that can change anything, -1 if there is none."""
-    best = -1
-    for p in range(net.populations):
-        turn = work.turn[p]
-        coming = work.now[HOP] < turn < end_of_phase and (best < 0 or turn < best)
-        if coming and turn_changes(net, tensors, work, p):
-            best = turn
-    return best
-
-
-@inlined
-def take_turn(net, work, p):
-    if work.turn_step[p] < 0:
-        step, a, z = work.now[NEXT_STEP], net.block_start[p], net.block_start[p + 1]
-        work.turn_step[p] = step
-        work.now[UPDATES] += evaluate_all(work.able[a:z], work.last_evaluation[a:z], step)
-
-
-@inlined
-def skip_to(net, work, turn):
-    """Let turns pass that can change nothing; turn -1 lets all pass."""
-    for p in range(net.populations):
-        if work.turn[p] >= work.now[HOP] and (turn < 0 or work.turn[p] < turn):
-            take_turn(net, work, p)
-    if turn >= 0:
-        work.now[HOP] = turn
-
-
-@inlined
-def release_level(net, work, events, turn):
-    """Let the junctions of a level pass on what they held back."""
-    skip_to(net, work, turn)
-    for n in range(net.populations, net.nodes):
-        if net.node_kind[n] >= AND and work.turn[n] == turn:
-            release(net, work, events, n)
-
-
-@inlined
-def stopped(rules, work):
-    step = work.now[NEXT_STEP]
-    if rules.stop == AFTER and step >= rules.stop_steps:
-        return True
-    if rules.stop != OUTPUT or work.now[FIRST_OUTPUT] < 0:
-        return False
-    return step > work.now[FIRST_OUTPUT] + rules.stop_steps
-
-
-@inlined
-def list_inputs(work, events, inputs, values):
-    """List a timestep's inputs for delivery."""
-    count = len(inputs)
-    for i in range(count):
-        events.sources[i] = inputs[i]
-        events.amplitudes[i] = values[i]
-    work.bins[0] = 0
-    work.bins[1:] = count
-
-
-@inlined
-def list_group(net, rules, tensors, work, events):
-    """Take the group that is next out of what is pending and list it for delivery."""
-    size, bins = pick(net, rules, tensors, work, events), work.bins
-    bins[:] = 0
-    for g in range(size):
-        row = events.pending[events.chosen[g]]
-        mark_delivered(work, events, row)
-        bins[net.node_of[events.ints[row, SOURCE]] + 2] += 1
-    for n in range(2, len(bins)):
-        bins[n] += bins[n - 1]
-    for g in range(size):
-        row = events.pending[events.chosen[g]]
-        n = net.node_of[events.ints[row, SOURCE]] + 1
-        events.sources[bins[n]] = events.ints[row, SOURCE]
-        events.amplitudes[bins[n]] = events.floats[row, AMPLITUDE]
-        bins[n] += 1
-    waiting, kept, g = work.now[PENDING], 0, 0
-    if size < waiting:
-        for a in range(waiting):
-            if g < size and events.chosen[g] == a:
-                g += 1
-            else:
-                events.pending[kept] = events.pending[a]
-                kept += 1
-    work.now[PENDING] = kept
-
-
-@inlined
-def arrives(net, work, events, count, ranges, n):
-    """Whether anything upstream of node n is to be delivered to it."""
-    for k in range(len(net.target)):
-        if net.target[k] == n and not net.delayed_edge[k]:
-            q = net.source[k]
-            if count > 0 if q < 0 else ranges[q, 1] > ranges[q, 0]:
-                return True
-            for a in range(work.now[PENDING]):  # carried over
-                if net.node_of[events.ints[events.pending[a], SOURCE]] == q + 1:
-                    return True
-    return False
-
-
-@inlined
-def list_upstream(net, work, events, inputs, values, ranges, n):
-    """List everything upstream of node n for delivery to it: inputs, what was carried over, rows of this timestep."""
-    leads, carried = work.leads, work.now[PENDING]  # of each node (the input is 0) whether it leads to n
-    leads[:] = 0
-    for k in range(len(net.target)):
-        if net.target[k] == n and not net.delayed_edge[k]:
-            leads[net.source[k] + 1] = 1
-    for a in range(carried):
-        if leads[net.node_of[events.ints[events.pending[a], SOURCE]]] == 1:
-            mark_delivered(work, events, events.pending[a])
-    for place in range(net.nodes):
-        q = net.order[place]
-        if leads[q + 1] == 1:
-            for row in range(ranges[q, 0], ranges[q, 1]):
-                mark_delivered(work, events, row)
-    size = 0
-    for q in range(-1, net.nodes):
-        work.bins[q + 1] = size
-        if leads[q + 1] == 0:
-            continue
-        if q < 0:
-            for i in range(len(inputs)):
-                events.sources[size + i] = inputs[i]
-                events.amplitudes[size + i] = values[i]
-            size += len(inputs)
-        rows = 0 if q < 0 else ranges[q, 1] - ranges[q, 0]
-        for a in range(carried + rows):
-            row = events.pending[a] if a < carried else ranges[q, 0] + a - carried
-            if net.node_of[events.ints[row, SOURCE]] == q + 1:
-                events.sources[size] = events.ints[row, SOURCE]
-                events.amplitudes[size] = events.floats[row, AMPLITUDE]
-                size += 1
-    work.bins[net.nodes + 1 :] = size
-
-
-@inlined
-def list_passed(work, events, n, first):
-    """List the rows from `first` on, which junction n has just passed on, for delivery."""
-    count = work.now[EVENTS] - first
-    for place in range(count):
-        row = first + place
-        events.sources[place] = events.ints[row, SOURCE]
-        events.amplitudes[place] = events.floats[row, AMPLITUDE]
-        mark_delivered(work, events, row)
-    work.bins[: n + 2] = 0
-    work.bins[n + 2 :] = count
 
 
 @inlined

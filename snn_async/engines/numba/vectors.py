@@ -123,30 +123,24 @@ def keep(potentials, spikes, u, residual, count):
 
 @compiled
 def log_silent(u, able, last_spike, last_evaluation, block, steps, potentials):
+    zero = u.dtype.type(0)
     for q in range(len(last_evaluation)):
         evaluated = last_evaluation[q]
         for i in range(q * block, (q + 1) * block):
             silent = able[i] < np.inf and evaluated > last_spike[i]
             steps[i] = evaluated if silent else NOT_YET
-            potentials[i] = u[i] if silent else 0
+            potentials[i] = u[i] if silent else zero
 
 
 @compiled
-def nonzero(frame, active, words, index, values):
-    """Write the nonzero inputs of a frame; return how many, -1 if one is not finite.
-
-    `words` are the bytes of `active`, which has room for whole words: eight zeros pass at once.
-    """
-    count, size = 0, len(frame)
-    for i in range(size):
-        active[i] = frame[i] != 0
-    for word in range((size + 7) // 8):
-        if words[word] != 0:
-            for i in range(8 * word, 8 * word + 8):
-                if active[i]:
-                    index[count] = i
-                    values[count] = frame[i]
-                    count += 1
+def nonzero(frame, index, values):
+    """Write the nonzero inputs of a frame; return how many, -1 if one is not finite."""
+    count = 0
+    for i in range(len(frame)):
+        if frame[i] != 0:
+            index[count] = i
+            values[count] = frame[i]
+            count += 1
     for i in range(count):
         if not np.isfinite(values[i]):
             return -1

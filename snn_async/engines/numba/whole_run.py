@@ -3,6 +3,7 @@
 Copies are numpy's, on one thread: torch's threads would go on spinning beside the kernels.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,23 +17,22 @@ from snn_async.engines.numba.sequence import SequenceAdjoints, SequenceSimulatio
 from snn_async.learning.rule import Job, Standing, Trajectory
 from snn_async.learning.slopes import surrogate_slopes
 
-DIFFERENTIABLE = (
-    *("x", "weights", "biases", "potentials"),
-    *("leak", "gain", "offset", "threshold", "last_spikes", "pending"),
-)
+# of `SequenceValues`, beside the potentials, which come population by population
+DIFFERENTIABLE = ("x", "weights", "biases", "leak", "gain", "offset", "threshold", "last_spikes", "pending")
 
 
-def run_whole(engine: NumbaEngine, job: Job) -> Trajectory:
+def run_whole(job: Job) -> Trajectory:
     """Return what `Rule.run` returns, differentiable by unlayered backprop."""
     graph, standing = job.graph, job.standing
-    potentials, fired = (torch.cat(column, 1) for column in zip(*standing.neurons, strict=True))
+    assert isinstance(job.engine, NumbaEngine)
+    potentials, fired = zip(*standing.neurons, strict=True)
     leak, gain, offset, threshold = (torch.cat(column) for column in zip(*job.live, strict=True))
     values = SequenceValues(
         x=job.x,
         weights=job.parameters.weights,
         biases=job.parameters.biases,
-        potentials=potentials,
-        fired=fired,
+        potentials=_joined(potentials),
+        fired=_joined(fired),
         leak=leak,
         gain=gain,
         offset=offset,
@@ -42,10 +42,9 @@ def run_whole(engine: NumbaEngine, job: Job) -> Trajectory:
         source_scale=job.source_scale,
         target_scale=job.target_scale,
     )
-    call = _Call(engine, job, values)
-    final, last_spikes, left, *shown = _WholeRun.apply(
-        call, *(getattr(values, name) for name in DIFFERENTIABLE)
-    )
+    call = _Call(job.engine, job, values)
+    named = [getattr(values, name) for name in DIFFERENTIABLE]
+    final, last_spikes, left, *shown = _WholeRun.apply(call, *named, *potentials)
     done = call.simulation
     assert done is not None
     states = tuple((final[:, here], last_spikes[:, here].detach()) for here in graph.slices.values())
@@ -66,9 +65,13 @@ class _Call:
         self.places = [job.graph.slices[name] for name in job.shown]
         self.simulation: SequenceSimulation | None = None
 
+    def with_tensors(self, tensors: Sequence[Tensor]) -> SequenceValues:
+        named: dict[str, Any] = dict(zip(DIFFERENTIABLE, tensors, strict=False))
+        return replace(self.values, **named)
+
 
 class _WholeRun(torch.autograd.Function):
-    """Takes the DIFFERENTIABLE tensors of `SequenceValues`.
+    """Takes the DIFFERENTIABLE tensors of `SequenceValues`, then the potentials (B, size) of every population.
 
     Returns the final potentials and last spikes (B, N), the amplitudes left over (E,), then spikes and potentials
     (T, B, size) of every population shown.
@@ -76,13 +79,13 @@ class _WholeRun(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: _Call, *tensors: Tensor) -> tuple[Tensor, ...]:
-        values = replace(call.values, **dict(zip(DIFFERENTIABLE, tensors, strict=True)))
+        values = call.with_tensors(tensors)
         needs_log = any(ctx.needs_input_grad)
         done = call.engine.simulate_sequence(call.graph, call.execution, values, call.start, needs_log)
         call.simulation = replace(done, log=None)
         if needs_log:
             ctx.call, ctx.simulation = call, done
-            ctx.save_for_backward(*tensors)
+            ctx.save_for_backward(*tensors[: len(DIFFERENTIABLE)])
         ctx.set_materialize_grads(False)
         spikes, potentials = done.spikes.numpy(), done.potentials.numpy()
         shown = [kind[..., here] for here in call.places for kind in (spikes, potentials)]
@@ -96,7 +99,7 @@ class _WholeRun(torch.autograd.Function):
         ctx: Any, final: Tensor | None, last_spikes: Tensor | None, left: Tensor | None, *shown: Tensor | None
     ) -> tuple[Any, ...]:
         call, done = ctx.call, ctx.simulation
-        values = replace(call.values, **dict(zip(DIFFERENTIABLE, ctx.saved_tensors, strict=True)))
+        values = call.with_tensors(ctx.saved_tensors)
         gradients = call.engine.replay_sequence(
             call.graph,
             call.execution,
@@ -111,7 +114,13 @@ class _WholeRun(torch.autograd.Function):
             ),
             needs_x=ctx.needs_input_grad[1],
         )
-        return (None, *(getattr(gradients, name) for name in DIFFERENTIABLE))
+        named = [getattr(gradients, name) for name in DIFFERENTIABLE]
+        return (None, *named, *(gradients.potentials[:, here] for here in call.graph.slices.values()))
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Return (B, N) values, without gradient, from those of all populations."""
+    return torch.from_numpy(np.concatenate([part.detach().numpy() for part in parts], 1))
 
 
 def _scattered(

@@ -4,6 +4,9 @@ from itertools import islice
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+MOST_STEPS = 1 << 32  # more than a timestep can have
 
 
 def to_host(*parts: Tensor) -> list[list[int]]:
@@ -19,7 +22,7 @@ def places(mask: Tensor, size: int) -> tuple[Tensor, ...]:
 
 def count_parts(mask: Tensor, bounds: Tensor) -> Tensor:
     """Return how many of (B, n) are set in each part `bounds[i]:bounds[i + 1]`, (B, parts)."""
-    before = torch.nn.functional.pad(mask.cumsum(1), (1, 0))
+    before = functional.pad(mask.cumsum(1), (1, 0))
     return before.index_select(1, bounds).diff(dim=1)
 
 
@@ -53,4 +56,4 @@ class Distinct:
     def below(self, bounds: Tensor) -> Tensor:
         """Return how many of them are less than each bound."""
         entries = torch.searchsorted(self._ordered, bounds)
-        return torch.nn.functional.pad(self._index + 1, (1, 0))[entries]
+        return functional.pad(self._index + 1, (1, 0))[entries]

@@ -31,14 +31,15 @@ class TorchEngine:
     forward step for one sample after another, so one that draws random numbers of its own gives other runs than on
     engine "reference".
 
-    On a GPU the host waits for the device once per forward step of the slowest sample, and in a timestep once more for
-    each of: its last step, events carried in, events left over, and twice for the log. A
-    replay waits once, and once for each "sum" or "max" where streams meet and each population behind a "max".
+    On a GPU the host waits for the device (`to_host`) once per forward step of the slowest sample, once per level of
+    waiting junctions, and in a timestep once more for each of: its end, events carried in, events left over, and twice
+    for the log. A replay waits once, and once for each "sum" or "max" where streams meet and each population behind a
+    "max".
 
     Currents that are delivered together are summed by the product, not one after another as in the other engines. So
     potentials agree to rounding, and where two values are equal but for rounding (the same spikes, in another order,
-    through the shared weights of a convolution), the scheduler or a "max" may take the other one. Samples do not see
-    each other, but the last bits of a product may depend on the size of the batch, as everywhere in torch.
+    through the shared weights of a convolution), a "max" or a scheduler of one's own may take the other one. Samples do
+    not see each other, but the last bits of a product may depend on the size of the batch, as everywhere in torch.
     """
 
     name = "torch"

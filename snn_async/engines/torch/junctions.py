@@ -53,22 +53,21 @@ class Junctions:
         self.holders = {node: w.first.expand(samples, -1) for node, w in windows.items()}
         self.maxima = {node: like.new_zeros((samples, len(w.first))) for node, w in windows.items()}
 
-    def pass_on(self, node: int, reached: Tensor) -> tuple[Tensor, Tensor, Tensor | int]:
+    def pass_on(self, node: int, reached: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Let a sum or max pass on what reached it in this forward step.
 
         Args:
             reached: (B, C) bool.
 
         Returns:
-            Which units pass something on (B, U), what (B, U), and the cells that hold the maxima (B, U) of a "max",
-            -1 for a sum.
+            Which units pass something on (B, U), what (B, U), and the cells that hold the maxima (B, U) of a "max".
         """
         here = self.slices[node]
         cells, reached = self.cells[:, here], reached[:, here]
         if self.kinds[node] == "sum":
             amounts = cells.clone()
             cells.zero_()
-            return reached, amounts, -1
+            return reached, amounts, None
         windows, before, maxima = self.windows[node], self.holders[node], self.maxima[node]
         in_windows = windows.gather(cells, -torch.inf)
         largest, place = in_windows.amax(2), in_windows.argmax(2)  # the first of equal ones

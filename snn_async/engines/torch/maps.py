@@ -88,22 +88,21 @@ def _known(synapses: Synapses, packed: Tensor) -> Map:
         matrix = packed.view(synapses.fan_in, synapses.fan_out)
         return lambda x: x @ matrix
     if isinstance(synapses, Convolution):
-        return _convolution(synapses, _kernel(synapses, packed))
+        groups, layer = synapses.groups, synapses.layer
+        shape = (groups, layer.in_channels // groups, *synapses.kernel, layer.out_channels // groups)
+        return _convolution(synapses, packed.view(shape).permute(0, 4, 1, 2, 3).flatten(0, 1))
     assert isinstance(synapses, OneToOne)
     if not len(packed):
         return lambda x: x
     return lambda x: (x.unflatten(-1, (-1, len(packed))) * packed).flatten(-2)
 
 
-def _kernel(synapses: Convolution, packed: Tensor) -> Tensor:
-    """Return the convolution's weight (out channels, in channels of a group, height, width)."""
-    groups, layer = synapses.groups, synapses.layer
-    shape = (groups, layer.in_channels // groups, *synapses.kernel, layer.out_channels // groups)
-    return packed.view(shape).permute(0, 4, 1, 2, 3).flatten(0, 1)
-
-
 def _convolution(synapses: Convolution, kernel: Tensor, groups: int | None = None) -> Map:
-    """Return the convolution with `kernel`; `groups` channels in if it is one kernel per group."""
+    """Return the convolution with a kernel (out channels, in channels of a group, height, width).
+
+    Args:
+        groups: channels in, if it is one kernel per group.
+    """
     _, height, width = synapses.source
     top, bottom, left, right = synapses.padding
     symmetric = top == bottom and left == right

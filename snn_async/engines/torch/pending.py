@@ -7,10 +7,8 @@ from torch.nn import functional
 from snn_async import random_keys
 from snn_async.engines.contract import NOT_YET, Execution, PendingEvents, Start
 from snn_async.engines.torch import keys
-from snn_async.engines.torch.device import places, rank, to_host
-from snn_async.schedulers import Fifo, Momentum, Pending, Random, check_priorities
-
-MOST_STEPS = 1 << 32  # more than a timestep can have
+from snn_async.engines.torch.device import MOST_STEPS, places, rank, to_host
+from snn_async.schedulers import Fifo, Momentum, Pending, Random, Scheduler, check_priorities
 
 
 def of_sources(places: Tensor) -> Tensor:
@@ -111,68 +109,60 @@ class Table:
         )
 
 
-class Picker:
-    """Picks at most F pending events per sample: lowest priority first, then lower source index, then older."""
+def pick(table: Table, execution: Execution, start: Start, stepping: Tensor, step: Tensor) -> Tensor:
+    """Pick at most F events per sample: lowest priority first, then lower source index, then older.
 
-    def __init__(self, execution: Execution, start: Start) -> None:
-        self.execution, self.start = execution, start
+    Returns:
+        Which places (B, sources, depth) the samples `stepping` (B,) deliver in their forward `step` (B,).
+    """
+    alive, size = table.alive & stepping[:, None, None], execution.forward_group_size
+    if size is None or size >= table.number[0].numel():
+        return alive
+    # places are in order of source, then age, which is how ties are broken
+    flat, priority = alive.flatten(1), _priorities(table, execution, start, alive, step).flatten(1)
+    priority = torch.where(flat, priority, torch.inf)
+    last = priority.topk(size, largest=False, sorted=False).values.amax(1, keepdim=True)
+    ahead, tied = flat & (priority < last), flat & (priority == last)
+    room = size - ahead.sum(1, keepdim=True)
+    return (ahead | (tied & (tied.cumsum(1) <= room))).view_as(alive)
 
-    def pick(self, table: Table, stepping: Tensor, step: Tensor) -> Tensor:
-        """Return which places (B, sources, depth) the samples `stepping` (B,) deliver in their forward `step` (B,)."""
-        alive, size = table.alive & stepping[:, None, None], self.execution.forward_group_size
-        if size is None or size >= table.number[0].numel():
-            return alive
-        # places are in order of source, then age, which is how ties are broken
-        flat, priority = alive.flatten(1), self._priorities(table, alive, step).flatten(1)
-        priority = torch.where(flat, priority, torch.inf)
-        last = priority.topk(size, largest=False, sorted=False).values.amax(1, keepdim=True)
-        ahead, tied = flat & (priority < last), flat & (priority == last)
-        room = size - ahead.sum(1, keepdim=True)
-        return (ahead | (tied & (tied.cumsum(1) <= room))).view_as(alive)
 
-    def _priorities(self, table: Table, alive: Tensor, step: Tensor) -> Tensor:
-        """Return float64 priorities that broadcast to the table's shape."""
-        scheduler = self.execution.scheduler
-        if type(scheduler) is Fifo:
-            return (table.moment - self.start.timestep * MOST_STEPS).double().expand_as(alive)
-        if type(scheduler) is Momentum and not scheduler.noise:
-            return -_momentum_key(table.potential)
-        uniform = keys.uniform(
-            self.start.seed,
-            self.start.sample_ids[:, None],
-            self.start.timestep,
-            random_keys.ORDER,
-            step[:, None],
-            torch.arange(table.first, table.end, device=step.device),
-        )[..., None].expand_as(alive)
-        if type(scheduler) is Random:
-            return uniform
-        if type(scheduler) is Momentum:
-            return -(_momentum_key(table.potential) + scheduler.noise * uniform)
-        return self._ask(table, alive, uniform)
+def _priorities(table: Table, execution: Execution, start: Start, alive: Tensor, step: Tensor) -> Tensor:
+    """Return float64 priorities of the events `alive`, (B, sources, depth)."""
+    scheduler = execution.scheduler
+    if type(scheduler) is Fifo:
+        return (table.moment - start.timestep * MOST_STEPS).double()
+    if type(scheduler) is Momentum and not scheduler.noise:
+        return -_momentum_key(table.potential)
+    sources = torch.arange(table.first, table.end, device=step.device)
+    sample, at = start.sample_ids[:, None], step[:, None]
+    uniform = keys.uniform(start.seed, sample, start.timestep, random_keys.ORDER, at, sources)
+    uniform = uniform[..., None].expand_as(alive)
+    if type(scheduler) is Random:
+        return uniform
+    if type(scheduler) is Momentum:
+        return -(_momentum_key(table.potential) + scheduler.noise * uniform)
+    return _ask(scheduler, execution.forward_group_size or 0, table, alive, uniform)
 
-    def _ask(self, table: Table, alive: Tensor, uniform: Tensor) -> Tensor:
-        """Let a Python scheduler see, on the host, one sample with too many events after another."""
-        priority = torch.zeros(alive.shape, dtype=torch.float64)
-        fields = (table.number, table.potential, uniform, table.moment)
-        number, potential, numbers, moment = (field.cpu() for field in fields)
-        for b, at in enumerate(alive.cpu()):
-            source, place = at.nonzero().unbind(1)
-            if len(source) <= (self.execution.forward_group_size or len(source)):
-                continue
-            order = number[b, source, place].argsort()
+
+def _ask(scheduler: Scheduler, size: int, table: Table, alive: Tensor, uniform: Tensor) -> Tensor:
+    """Let a Python scheduler see, on the host, one sample with more than `size` events after another."""
+    priority = torch.zeros(alive.shape, dtype=torch.float64)
+    fields = [field.cpu() for field in (table.number, table.potential, uniform, table.moment)]
+    for b, at in enumerate(alive.cpu()):
+        source, place = at.nonzero().unbind(1)
+        if len(source) > size:
+            order = fields[0][b, source, place].argsort()
             source, place = source[order], place[order]
-            emitted = moment[b, source, place].numpy()
-            pending = Pending(
-                index=(source + table.first).numpy(),
-                potential=potential[b, source, place].numpy(),
-                uniform=numbers[b, source, place].numpy(),
-                timestep=emitted // MOST_STEPS,
-                step=emitted % MOST_STEPS,
+            potential, numbers, moment = (field[b, source, place].numpy() for field in fields[1:])
+            index, timestep, emitted = (
+                (source + table.first).numpy(),
+                moment // MOST_STEPS,
+                moment % MOST_STEPS,
             )
-            found = check_priorities(self.execution.scheduler, pending)
+            found = check_priorities(scheduler, Pending(index, potential, numbers, timestep, emitted))
             priority[b, source, place] = torch.from_numpy(found)
-        return priority.to(alive.device)
+    return priority.to(alive.device)
 
 
 def _momentum_key(potential: Tensor) -> Tensor:

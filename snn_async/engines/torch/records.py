@@ -6,25 +6,20 @@ import torch
 from torch import Tensor
 
 from snn_async.engines.contract import PendingEvents
-from snn_async.engines.event_log import EventLog
 from snn_async.engines.torch.device import places, to_host
 from snn_async.engines.torch.structure import Structure
 
 Rows = list[tuple[Tensor, ...]]
+EMISSION = ("number", "source", "amplitude", "step", "potential", "current", "cell")  # as in `EventLog`
 
 
 @dataclass(frozen=True)
 class Block:
-    """Emissions, deliveries or both, at `mask` (B, n). The columns broadcast to (B, n).
-
-    Attributes:
-        emission: number, source, amplitude, step, potential, current, cell; see `EventLog`.
-        delivery: number, group of projections (`Structure.edges`), step.
-    """
+    """Emissions, deliveries or both, at `mask` (B, n). The columns broadcast to (B, n)."""
 
     mask: Tensor
-    emission: tuple[Tensor, ...] | None = None
-    delivery: tuple[Tensor, ...] | None = None
+    emission: tuple[Tensor, ...] | None = None  # `EMISSION`
+    delivery: tuple[Tensor, ...] | None = None  # number, group of projections (`Structure.edges`), step
 
 
 @dataclass
@@ -60,50 +55,28 @@ class Recorder:
                     rows.append((at[0], *(column.expand(block.mask.shape)[at] for column in columns)))
         self.blocks.clear()
 
-    def log(
-        self,
-        emitted: Tensor,
-        carried: Tensor,
-        left: PendingEvents,
-        left_number: Tensor,
-        silent: tuple[Tensor, Tensor, Tensor],
-        turn_step: Tensor,
-    ) -> EventLog:
-        """Return the log.
+    def columns(self, emitted: Tensor, left: PendingEvents, left_number: Tensor) -> dict[str, Tensor]:
+        """Return the members of the log that are about events.
 
         Args:
-            emitted, carried: (B,) rows of each sample, and those that were pending when the timestep began.
-            left_number: (L,) of `left`.
-            silent: step, potential and current.
+            emitted: (B,) rows of each sample.
+            left_number: (L,) of the events `left`.
         """
+        (sizes,) = to_host(self.sizes())
+        self.settle(sizes)
         offsets = torch.nn.functional.pad(emitted.cumsum(0), (1, 0))
         sample, number, *columns = (torch.cat(column) for column in zip(*self.emissions, strict=True))
         row = offsets[sample] + number
-        source, amplitude, step, potential, current, cell = (
-            torch.empty_like(column).index_copy_(0, row, column) for column in columns
-        )
-        event, projection, step_of_delivery = self._deliveries(offsets)
-        return EventLog(
-            offsets=offsets,
-            carried=carried,
-            source=source,
-            amplitude=amplitude,
-            step=step,
-            potential=potential,
-            current=current,
-            cell=cell,
-            event=event,
-            projection=projection,
-            step_of_delivery=step_of_delivery,
-            left=offsets[left.sample] + left_number,
-            silent_step=silent[0],
-            silent_potential=silent[1],
-            silent_current=silent[2],
-            turn_step=turn_step,
+        ordered = [torch.empty_like(column).index_copy_(0, row, column) for column in columns]
+        emissions = dict(zip(EMISSION[1:], ordered, strict=True))
+        return (
+            emissions
+            | self._deliveries(offsets)
+            | {"offsets": offsets, "left": offsets[left.sample] + left_number}
         )
 
-    def _deliveries(self, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows, projections and steps of the deliveries, by sample, then in order of time."""
+    def _deliveries(self, offsets: Tensor) -> dict[str, Tensor]:
+        """The deliveries, by sample, then in order of time."""
         nothing = (offsets[:0],) * 4
         rows = zip(nothing, *self.deliveries, strict=True)
         sample, number, group, step = (torch.cat(column) for column in rows)
@@ -111,8 +84,7 @@ class Recorder:
         event, group, step = (offsets[sample] + number)[order], group[order], step[order]
         degree = self.structure.degree[group]
         ((total,),) = to_host(degree.sum())
-        delivery = torch.arange(len(group), device=group.device)
-        delivery = delivery.repeat_interleave(degree, output_size=total)
-        nth = torch.arange(total, device=group.device) - (degree.cumsum(0) - degree)[delivery]
-        edge = self.structure.first_edge[group][delivery] + nth
-        return event[delivery], self.structure.edges[edge], step[delivery]
+        each = torch.arange(len(group), device=group.device).repeat_interleave(degree, output_size=total)
+        nth = torch.arange(total, device=group.device) - (degree.cumsum(0) - degree)[each]
+        projection = self.structure.edges[self.structure.first_edge[group][each] + nth]
+        return {"event": event[each], "projection": projection, "step_of_delivery": step[each]}

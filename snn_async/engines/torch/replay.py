@@ -10,34 +10,19 @@ Spikes are those of the log and slopes those that are given: rounding cannot tur
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from snn_async.engines.contract import NEVER, NOT_YET, Execution, Slopes, Start, Values
 from snn_async.engines.event_log import EventLog
-from snn_async.engines.torch.device import Distinct, to_host
+from snn_async.engines.torch.device import MOST_STEPS, Distinct, to_host
 from snn_async.engines.torch.maps import current_maps
-from snn_async.engines.torch.rows import MOST_STEPS, Decisions, Holders, LogIndex
+from snn_async.engines.torch.rows import Decisions, LogIndex, Stream
 from snn_async.engines.torch.structure import structure_of
 from snn_async.graph import Graph
-
-
-@dataclass(frozen=True)
-class Stream:
-    """What arrives at a node, or what it sends.
-
-    Attributes:
-        sample, step: (R,) pairs; sorted, each once.
-        amounts: (R, n) differentiable.
-        most: pairs of any sample.
-    """
-
-    sample: Tensor
-    step: Tensor
-    amounts: Tensor
-    most: int
 
 
 def masked_sum(
@@ -88,7 +73,6 @@ class _Replay:
         self.silent: dict[int, Tensor] = {}
         self.passed: dict[int, list[Stream]] = {}
         self.joined: dict[int, Tensor] = {}
-        self.holders: dict[int, Holders] = {}
 
     def run(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return spikes, currents and potentials (B, N), and the amplitudes left over (L,)."""
@@ -159,14 +143,10 @@ class _Replay:
 
     def _at_turn(self, p: int) -> Stream:
         """Bias and recurrent spikes."""
-        total = torch.zeros_like(self.values.base[:, self.structure.neurons_of(p)])
+        total = self.structure.bias(self.values, p)
         for k in self.structure.into[p]:
-            begin = int(self.layout.bias_start[k])
-            bias = self.values.biases[begin : begin + int(self.layout.fan_out[k])]
-            total = total + _scaled(bias.expand_as(total), self.values.target_scale[k], self.everyone)
             if self.layout.delayed[k]:
-                begin = int(self.layout.first_source[k]) - self.layout.inputs
-                spikes = self.values.last_spikes[:, begin : begin + int(self.layout.fan_in[k])]
+                spikes = self.structure.last_spikes(self.values, k)
                 total = total + self._through(k, spikes, self.everyone)
         return Stream(self.everyone, self.log.turn_step[:, p], total, 1)
 
@@ -175,15 +155,9 @@ class _Replay:
         node = int(self.layout.source[k])
         if node in self.structure.instant:
             return self._passed_on(node)
-        streams, deliveries = [], self.index.deliveries(k)
+        streams = self.index.delivered(k, partial(self._variables, node))
         if node < 0 and not self.execution.queues_input:
             streams.append(Stream(self.everyone, torch.zeros_like(self.everyone), self.values.x, 1))
-        if deliveries is not None:
-            fan_in, pairs = int(self.layout.fan_in[k]), len(deliveries.sample)
-            amounts = self.values.x.new_zeros(pairs * fan_in)
-            place = deliveries.pair * fan_in + deliveries.unit
-            amounts = amounts.index_add(0, place, self._variables(node, deliveries.row)).view(pairs, fan_in)
-            streams.append(Stream(deliveries.sample, deliveries.step, amounts, deliveries.most))
         return streams
 
     def _variables(self, node: int, rows: Tensor) -> Tensor:
@@ -235,19 +209,9 @@ class _Replay:
         nth = every - torch.searchsorted(samples, samples)
         steps = arrivals.amounts.new_zeros((len(self.everyone), arrivals.most, arrivals.amounts.shape[1]))
         cells = steps.index_put((samples, nth), arrivals.amounts).cumsum(1)[samples, nth]
-        now = cells.gather(1, self._holders(node).at(samples, arrivals.step))
+        now = cells.gather(1, self.index.holders(node, samples, arrivals.step))
         before = torch.where((nth > 0)[:, None], now.roll(1, 0), 0.0)
         return replace(arrivals, amounts=now - before)
-
-    def _holders(self, node: int) -> Holders:
-        if node not in self.holders:
-            rows, index = self.index.rows(node), self.index
-            first, columns = (
-                self.structure.windows[node].first,
-                (index.sample, self.log.step, index.unit, self.log.cell),
-            )
-            self.holders[node] = Holders(first, *(column[rows] for column in columns))
-        return self.holders[node]
 
     def _joined(self, node: int) -> Tensor:
         """The values (B, U) of an "and" or "iand", from everything delivered and the silent variables."""
@@ -315,7 +279,7 @@ class _Replay:
                 cells = current if cells is None else cells + current
         if cells is None or self.junctions[node].kind == "sum":
             return cells
-        return cells.gather(1, self._holders(node).at(sample, step))
+        return cells.gather(1, self.index.holders(node, sample, step))
 
     # -- synapses --------------------------------------------------------------------------------------
 

@@ -1,52 +1,37 @@
 """An event log by node and projection, and what each neuron decided."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from snn_async.engines.contract import NEVER, Slopes
 from snn_async.engines.event_log import EventLog
-from snn_async.engines.torch.device import Distinct, rank, to_host
+from snn_async.engines.torch.device import MOST_STEPS, Distinct, rank, to_host
 from snn_async.engines.torch.structure import Structure
-
-MOST_STEPS = 1 << 32  # more than a timestep can have
 
 
 @dataclass(frozen=True)
 class Decisions:
-    """The decisive evaluations of a population, each neuron's in order; M is the most of any.
+    """The decisive evaluations of a population, each neuron's in order; M is the most of any."""
 
-    Attributes:
-        step: (M, B, n) forward steps, NEVER where a neuron has no more.
-        fired: (M, B, n) whether it spiked.
-        value, slope: (M, B, n) of the spike, and its derivative by the potential; slope 0 where it is not known.
-        spikes: (3, E) at which (m, b, i) each row of the population was decided.
-    """
-
-    step: Tensor
-    fired: Tensor
-    value: Tensor
-    slope: Tensor
-    spikes: tuple[Tensor, ...]
+    step: Tensor  # (M, B, n) forward steps, NEVER where a neuron has no more
+    fired: Tensor  # (M, B, n) whether it spiked
+    value: Tensor  # (M, B, n) of the spike
+    slope: Tensor  # (M, B, n) its derivative by the potential; 0 without slopes
+    spikes: tuple[Tensor, ...]  # three of (E,): at which (m, b, i) each row of the population was decided
 
 
 @dataclass(frozen=True)
-class Deliveries:
-    """What a projection brings, in R pairs of sample and forward step, sorted and each once.
+class Stream:
+    """What arrives at a node, or what it sends, in R pairs of sample and forward step, sorted and each once."""
 
-    Attributes:
-        sample, step: (R,).
-        most: pairs of any sample.
-        row, pair, unit: (D,) of each delivery, the row in the log, its pair and the source's unit.
-    """
-
-    sample: Tensor
-    step: Tensor
-    most: int
-    row: Tensor
-    pair: Tensor
-    unit: Tensor
+    sample: Tensor  # (R,)
+    step: Tensor  # (R,)
+    amounts: Tensor  # (R, n) differentiable
+    most: int  # pairs of any sample
 
 
 class LogIndex:
@@ -104,21 +89,21 @@ class LogIndex:
         """Return the rows that a node emitted, those of one neuron in order of emission."""
         return self._rows[self._row_bounds[node + 2] : self._row_bounds[node + 3]]
 
-    def deliveries(self, k: int) -> Deliveries | None:
-        """Return what projection k delivers, None if nothing, or if a "sum" or "max" passes it on."""
+    def delivered(self, k: int, amplitudes: Callable[[Tensor], Tensor]) -> list[Stream]:
+        """Return what projection k delivers (R, fan_in), but for what a "sum" or "max" passes on; at most one stream.
+
+        Args:
+            amplitudes: returns those of rows of the log.
+        """
         begin, end = self._entry_bounds[k : k + 2]
         if begin == end:
-            return None
+            return []
         entries, pairs = self._deliveries[begin:end], slice(*self._pair_bounds[k : k + 2])
-        row, key = self.log.event[entries], self._pairs[pairs]
-        return Deliveries(
-            sample=key // MOST_STEPS % len(self.log.carried),
-            step=key % MOST_STEPS,
-            most=self._most_pairs[k],
-            row=row,
-            pair=self._pair[entries] - pairs.start,
-            unit=self.unit[row],
-        )
+        row, key, size = self.log.event[entries], self._pairs[pairs], int(self.structure.layout.fan_in[k])
+        place, amplitude = (self._pair[entries] - pairs.start) * size + self.unit[row], amplitudes(row)
+        amounts = amplitude.new_zeros(len(key) * size).index_add(0, place, amplitude).view(len(key), size)
+        samples = len(self.log.carried)
+        return [Stream(key // MOST_STEPS % samples, key % MOST_STEPS, amounts, self._most_pairs[k])]
 
     def decisions(self, p: int) -> Decisions:
         """Return what population p decided."""
@@ -140,23 +125,12 @@ class LogIndex:
             spikes=at,
         )
 
-
-class Holders:
-    """Which cell holds the maximum of each window of a "max", as the log's rows of its units tell it.
-
-    Args:
-        first: (U,) who holds each window before anything arrives.
-        sample, step, unit, cell: (E,) of the rows.
-    """
-
-    def __init__(self, first: Tensor, sample: Tensor, step: Tensor, unit: Tensor, cell: Tensor) -> None:
-        key = (sample * len(first) + unit) * MOST_STEPS + step
-        self._key, order = torch.nn.functional.pad(key, (1, 0), value=-1).sort()
-        self._cell = torch.nn.functional.pad(cell, (1, 0))[order]
-        self._first, self._units = first, torch.arange(len(first), device=first.device)
-
-    def at(self, sample: Tensor, step: Tensor) -> Tensor:
-        """Return the holders (R, U) as seen in forward steps (R,) of samples (R,)."""
-        window = sample[:, None] * len(self._first) + self._units
-        latest = torch.searchsorted(self._key, window * MOST_STEPS + step[:, None], right=True) - 1
-        return torch.where(self._key[latest] // MOST_STEPS == window, self._cell[latest], self._first)
+    def holders(self, j: int, sample: Tensor, step: Tensor) -> Tensor:
+        """Return which cells hold the maxima of a "max", (R, U), in forward steps (R,) of samples (R,)."""
+        rows, first = self.rows(j), self.structure.windows[j].first
+        emitted = (self.sample[rows] * len(first) + self.unit[rows]) * MOST_STEPS + self.log.step[rows]
+        key, order = functional.pad(emitted, (1, 0), value=-1).sort()
+        cell = functional.pad(self.log.cell[rows], (1, 0))[order]
+        window = sample[:, None] * len(first) + torch.arange(len(first), device=first.device)
+        latest = torch.searchsorted(key, window * MOST_STEPS + step[:, None], right=True) - 1
+        return torch.where(key[latest] // MOST_STEPS == window, cell[latest], first)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from snn_async.engines.contract import NEVER, NOT_YET, Counts, PendingEvents, Simulation
-from snn_async.engines.torch.device import count_parts, places, to_host
-from snn_async.engines.torch.pending import Picker, of_sources
+from snn_async.engines.event_log import EventLog
+from snn_async.engines.torch.device import count_parts, to_host
+from snn_async.engines.torch.pending import of_sources, pick
 from snn_async.engines.torch.records import Block
 from snn_async.engines.torch.steps import ForwardSteps
 from snn_async.errors import RunawayError
@@ -20,22 +21,14 @@ from snn_async.stopping import After, Output
 
 
 class ToDo(NamedTuple):
-    """What comes next in every sample.
+    """What comes next in every sample."""
 
-    Attributes:
-        stepping, releasing: (B,) whether it is a forward step, or waiting junctions pass on.
-        end: (B,) the turn at which they do, NEVER if there are no more of them.
-        skipped: (B, P) turns that pass before.
-        at_turn: (B, P) turns of the forward step.
-        runaway: (B,) who has done too many.
-    """
-
-    stepping: Tensor
-    releasing: Tensor
-    end: Tensor
-    skipped: Tensor
-    at_turn: Tensor
-    runaway: Tensor
+    stepping: Tensor  # (B,) whether it is a forward step
+    releasing: Tensor  # (B,) whether waiting junctions pass on
+    end: Tensor  # (B,) the turn at which they do, NEVER if there are no more of them
+    skipped: Tensor  # (B, P) turns that pass before
+    at_turn: Tensor  # (B, P) turns of the forward step
+    runaway: Tensor  # (B,) who has done too many
 
 
 class BatchRun(ForwardSteps):
@@ -66,7 +59,6 @@ class BatchRun(ForwardSteps):
     def _run_events(self) -> None:
         frame, step = self.values.x.detach(), self.step[:, None]
         self.hop, self.level = torch.zeros_like(self.step), torch.zeros_like(self.step)
-        self.picker = Picker(self.execution, self.start)
         if self.execution.queues_input:
             self._emit(self.structure.sources(-1), frame != 0, frame, frame, step)
         else:
@@ -85,13 +77,14 @@ class BatchRun(ForwardSteps):
         """Do what comes next in every sample; return whether anybody goes on."""
         to_do, table = self._decide(), self.pending
         number, amplitude = table.number, table.amplitude
-        picked = self.picker.pick(table, to_do.stepping, self.step)
+        picked = pick(table, self.execution, self.start, to_do.stepping, self.step)
         table.remove(picked)
         counts = of_sources(picked)
-        delivering = count_parts(counts, self.structure.columns(table.first, table.end)) > 0  # (B, nodes)
-        flags, samples, turning, sizes, depth = to_host(
+        columns = self.structure.first_source.clamp(table.first, table.end) - table.first
+        per_node = count_parts(counts, columns)
+        flags, delivering, turning, sizes, depth = to_host(
             torch.stack([mask.any() for mask in (self.live, to_do.runaway, to_do.skipped, to_do.releasing)]),
-            delivering.sum(0),
+            per_node.any(0),
             to_do.at_turn.any(0),
             self.recorder.sizes(),
             table.alive.sum(2).amax()[None] if self.structure.repeats else self.step[:0],
@@ -108,17 +101,15 @@ class BatchRun(ForwardSteps):
             return False
         if releases:
             self._release(to_do.releasing, to_do.end)
-        found = {node: size for node, size in zip(self.structure.out_of, samples, strict=True) if size}
+        found = [node for node, some in zip(self.structure.out_of, delivering, strict=True) if some]
         if found:
-            self._record_deliveries(picked, number)
+            group = (self.structure.node_of[table.first : table.end] + 1).repeat_interleave(picked.shape[2])
+            delivery = (number.flatten(1), group, self.step[:, None])
+            self.recorder.add(Block(picked.flatten(1), delivery=delivery))
             amounts = of_sources(torch.where(picked, amplitude, 0.0))
-        for node, size in found.items():
+        for node in found:
             here = table.here(self.structure.sources(node))
-            sent, events, rows = amounts[:, here], counts[:, here], None
-            if size < len(self.step):
-                (rows,) = places(delivering[:, node + 1], size)
-                sent, events = sent[rows], events[rows]
-            self._deliver(self.structure.out_of[node], sent, events, rows)
+            self._deliver(self.structure.out_of[node], amounts[:, here], counts[:, here])
         self._pass_on(set(found))
         self._evaluate(to_do.stepping, to_do.at_turn, [p for p, some in enumerate(turning) if some])
         return True
@@ -147,12 +138,6 @@ class BatchRun(ForwardSteps):
             runaway=self.live & (self.step >= self.execution.max_forward_steps),
         )
 
-    def _record_deliveries(self, picked: Tensor, number: Tensor) -> None:
-        if self.recorder.keep_log:
-            group = self.structure.node_of[self.pending.first : self.pending.end] + 1
-            columns = (number.flatten(1), group.repeat_interleave(picked.shape[2]), self.step[:, None])
-            self.recorder.add(Block(picked.flatten(1), delivery=columns))
-
     def _stopped(self) -> Tensor:
         stop = self.execution.stop
         if isinstance(stop, After):
@@ -177,7 +162,8 @@ class BatchRun(ForwardSteps):
         fires, _ = self._spikes(self.able, self._potential())
         changes = (count_parts(fires, self.structure.starts) > 0) | self.has_bias
         for k in self.structure.delayed:
-            changes[:, int(self.layout.target[k])] |= (self._last_spikes(k) != 0).any(1)
+            spikes = self.structure.last_spikes(self.values, k)
+            changes[:, int(self.layout.target[k])] |= (spikes != 0).any(1)
         return changes
 
     def _next_turn(self, idle: Tensor) -> Tensor:
@@ -208,62 +194,62 @@ class BatchRun(ForwardSteps):
         """Each node once, in topological order, when everything upstream has been delivered."""
         for node in self.layout.order.tolist():
             edges = [k for k in self.structure.into[node] if not self.layout.delayed[k]]
-            if node >= self.layout.populations:
-                self._deliver_layered(edges, self.live)
-                if node in self.junctions.waiting:
-                    self._let_go(node, self.live)
-                else:
-                    self._relay(node)
+            if node < self.layout.populations:
+                later, alone = self.live & (self.step > 0), self._turns() == node
+                idle = later & ~self._arrives(edges) & ~self._turns_that_change()[:, node]
+                self._take_turns(idle[:, None] & alone)
+                self.live = self.live & ~(later & ~idle & self._stopped())
+                proceeding = self.live & ~idle
+                self._deliver_sent(edges, proceeding)
+                self._evaluate(proceeding, proceeding[:, None] & alone, [node])
                 continue
-            arriving = torch.stack([self._waiting_for(k)[1].any(1) for k in edges]).any(0)
-            later, alone = self.live & (self.step > 0), self._turns() == node
-            idle = later & ~arriving & ~self._turns_that_change()[:, node]
-            self._take_turns(idle[:, None] & alone)
-            self.live = self.live & ~(later & ~idle & self._stopped())
-            proceeding = self.live & ~idle
-            self._deliver_layered(edges, proceeding)
-            self._evaluate(proceeding, proceeding[:, None] & alone, [node])
+            self._deliver_sent(edges, self.live)
+            if node in self.junctions.waiting:
+                self._let_go(node, self.live)
+            else:
+                self._relay(node)
 
-    def _waiting_for(self, k: int) -> tuple[Tensor, Tensor]:
-        """Return what projection k will bring: amounts and how many events they are made of, (B, fan_in)."""
-        node = int(self.layout.source[k])
-        here = self.pending.here(self.structure.sources(node))
-        alive = self.pending.alive[:, here]
-        amounts = of_sources(torch.where(alive, self.pending.amplitude[:, here], 0.0))
-        counts = of_sources(alive)
-        if node >= 0:
-            return amounts, counts
-        frame = self.values.x.detach()
-        return (amounts + frame, counts.long() + (frame != 0)) if counts.shape[1] else (frame, frame != 0)
+    def _arrives(self, edges: list[int]) -> Tensor:
+        """Return whether projections will bring anything, (B,)."""
+        found = torch.zeros_like(self.live)
+        for node in {int(self.layout.source[k]) for k in edges}:
+            found |= self.pending.alive[:, self.pending.here(self.structure.sources(node))].flatten(1).any(1)
+            if node < 0:
+                found |= (self.values.x != 0).any(1)
+        return found
 
-    def _deliver_layered(self, edges: list[int], proceeding: Tensor) -> None:
-        """Deliver everything that the sources of projections have sent, in the samples `proceeding` (B,)."""
+    def _deliver_sent(self, edges: list[int], proceeding: Tensor) -> None:
+        """Deliver all that was sent through projections, in the samples `proceeding` (B,)."""
+        step = self.step[:, None]
         for k in edges:
-            amounts, counts = (part * proceeding[:, None] for part in self._waiting_for(k))
+            node = int(self.layout.source[k])
+            here = self.pending.here(self.structure.sources(node))
+            number, amplitude = self.pending.number[:, here], self.pending.amplitude[:, here]
+            sent, group = (number >= 0) & proceeding[:, None, None], len(self.structure.turn) + 1 + k
+            columns = (number.flatten(1), torch.full_like(step, group), step)
+            self.recorder.add(Block(sent.flatten(1), delivery=columns))
+            amounts, counts = of_sources(torch.where(sent, amplitude, 0.0)), of_sources(sent)
+            if node < 0:
+                frame = torch.where(proceeding[:, None], self.values.x, 0.0)
+                amounts, counts = amounts + frame, counts.long() + (frame != 0)
             self._deliver([k], amounts, counts)
-            number = self.pending.number[
-                :, self.pending.here(self.structure.sources(int(self.layout.source[k])))
-            ]
-            mask = (number.flatten(1) >= 0) & proceeding[:, None]
-            step = self.step[:, None]
-            group = torch.full_like(step, len(self.structure.turn) + 1 + k)
-            self.recorder.add(Block(mask, None, (number.flatten(1), group, step)))
 
     # -- the end ---------------------------------------------------------------------------------------
 
     def _result(self) -> Simulation:
         silent, potential = self.able & (self.silent_step != NOT_YET), self._potential()
-        silent_step = torch.where(silent, self.silent_step, NOT_YET)
         left, number = PendingEvents.none(self.base), self.emitted[:0]
         if self.execution.leftover == "carry" and not self.execution.layered:
             number, left = self.pending.left()
         log = None
         if self.recorder.keep_log:
-            (sizes,) = to_host(self.recorder.sizes())
-            self.recorder.settle(sizes)
-            u, current = (torch.where(silent, value, 0.0) for value in (potential, self.current))
-            log = self.recorder.log(
-                self.emitted, self.carried, left, number, (silent_step, u, current), self.turn_step
+            log = EventLog(
+                **self.recorder.columns(self.emitted, left, number),
+                carried=self.carried,
+                silent_step=torch.where(silent, self.silent_step, NOT_YET),
+                silent_potential=torch.where(silent, potential, 0.0),
+                silent_current=torch.where(silent, self.current, 0.0),
+                turn_step=self.turn_step,
             )
         return Simulation(
             spikes=self.spikes if self.structure.graded else self.count.to(self.base.dtype),

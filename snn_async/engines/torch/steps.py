@@ -10,9 +10,10 @@ from torch import Tensor
 from snn_async import random_keys
 from snn_async.engines.contract import NOT_YET, Execution, Start, Values
 from snn_async.engines.torch import keys
+from snn_async.engines.torch.device import MOST_STEPS
 from snn_async.engines.torch.junctions import Junctions
 from snn_async.engines.torch.maps import current_maps
-from snn_async.engines.torch.pending import MOST_STEPS, Table
+from snn_async.engines.torch.pending import Table
 from snn_async.engines.torch.records import Block, Recorder
 from snn_async.engines.torch.structure import structure_of
 from snn_async.graph import Graph
@@ -48,14 +49,12 @@ class ForwardSteps:
         self.able = torch.ones_like(self.base, dtype=torch.bool)
         self.ignoring = ~self.able
         whole = start.sample_ids  # of their type and device
-        self.silent_step, self.count = (
-            whole.new_full(self.base.shape, NOT_YET),
-            whole.new_zeros(self.base.shape),
-        )
+        self.count = whole.new_zeros(self.base.shape)
+        self.silent_step = torch.full_like(self.count, NOT_YET)
         self.turn_step = whole.new_full((samples, len(structure.turn)), NOT_YET)
         self.step, self.operations, self.updates = (whole.new_zeros(samples) for _ in range(3))
         self.first_output = torch.full_like(self.step, NOT_YET)
-        self.bias = torch.cat([self._bias(p) for p in range(self.layout.populations)], 1)
+        self.bias = torch.cat([structure.bias(values, p) for p in range(self.layout.populations)], 1)
         changes = (values.biases != 0).long()
         self.has_bias = whole.new_zeros(self.layout.populations).index_add(0, structure.biased, changes) > 0
         self.junctions = Junctions(graph, self.layout, structure.windows, x)
@@ -63,35 +62,20 @@ class ForwardSteps:
         self._carry_in(keep_log)
 
     def _carry_in(self, keep_log: bool) -> None:
-        carried, sources = self.start.pending, self.layout.inputs + self.layout.neurons
-        anything, sample = len(carried.sample) > 0 or self.execution.queues_input, carried.sample
-        passed_on = anything or self.junctions.waiting or self.execution.layered
+        carried, amplitude = self.start.pending, self.values.pending.detach()
+        sample, sources = carried.sample, self.layout.inputs + self.layout.neurons
         number = torch.arange(len(sample), device=sample.device) - torch.searchsorted(sample, sample)
-        self.pending = Table(
-            len(self.values.x),
-            0 if anything else self.layout.inputs,
-            sources + self.layout.units if passed_on else sources,
-            self.base,
-        )
-        amplitude = self.values.pending.detach()
+        self.emitted = self.carried = torch.searchsorted(
+            sample, torch.arange(len(self.step) + 1, device=sample.device)
+        ).diff()
+        anything = len(sample) > 0 or self.execution.queues_input or self.execution.layered
+        first, units = 0 if anything else self.layout.inputs, anything or bool(self.junctions.waiting)
+        self.pending = Table(len(self.step), first, sources + self.layout.units * units, self.base)
         if len(sample):
             self.pending.begin(carried, amplitude, number)
-        bounds = torch.arange(len(self.step) + 1, device=sample.device)
-        self.emitted = self.carried = torch.searchsorted(sample, bounds).diff()
-        nothing = torch.zeros_like(amplitude)
         row = (sample, number, carried.source, amplitude, carried.step, carried.potential.to(amplitude))
-        self.recorder = Recorder(
-            self.structure, keep_log, [(*row, nothing, torch.full_like(sample, NOT_YET))]
-        )
-
-    def _bias(self, p: int) -> Tensor:
-        """Return the biases of a population's projections, (B, n)."""
-        total = torch.zeros_like(self.base[:, self.structure.neurons_of(p)])
-        for k in self.structure.into[p]:
-            begin, scale = int(self.layout.bias_start[k]), self.values.target_scale[k]
-            bias = self.values.biases[begin : begin + int(self.layout.fan_out[k])]
-            total = total + (bias if scale is None else bias * scale)
-        return total
+        nothing, nowhere = torch.zeros_like(amplitude), torch.full_like(sample, NOT_YET)
+        self.recorder = Recorder(self.structure, keep_log, [(*row, nothing, nowhere)])
 
     def _begin_step(self) -> None:
         self.arriving = torch.zeros_like(self.base)
@@ -100,46 +84,26 @@ class ForwardSteps:
 
     # -- delivering ------------------------------------------------------------------------------------
 
-    def _deliver(self, edges: list[int], amounts: Tensor, counts: Tensor, rows: Tensor | None = None) -> None:
-        """Add what amounts (R, units) of a node bring through projections, and mark the receivers they reach.
+    def _deliver(self, edges: list[int], amounts: Tensor, counts: Tensor) -> None:
+        """Add what amounts (B, units) of a node bring through projections, and mark the receivers they reach.
 
         Args:
-            counts: (R, units) how many events an amount is made of.
-            rows: (R,) samples, all if None.
+            counts: (B, units) how many events an amount is made of.
         """
         for k in edges:
-            scale = self.values.source_scale[k]
-            sent, events = amounts, counts
-            if scale is not None:
-                factor = scale if rows is None else scale[rows]
-                sent, events = amounts * factor, counts * (factor != 0)
-            self._add(k, self.maps[k](sent), rows)
-            connections, targets = self.structure.connections[k], self.structure.targets(k)
-            reach = connections.reach(events > 0)
-            if rows is None:
-                self.reached[:, targets] |= reach
+            scale, targets = self.values.source_scale[k], self.structure.targets(k)
+            sent, events = (amounts, counts) if scale is None else (amounts * scale, counts * (scale != 0))
+            current, after = self.maps[k](sent), self.values.target_scale[k]
+            if targets.start < self.layout.neurons:
+                place = self.arriving[:, targets]
             else:
-                self.reached[rows, targets] |= reach
+                first = self.layout.neurons
+                place = self.junctions.cells[:, targets.start - first : targets.stop - first]
+            place += current if after is None else current * after
+            connections = self.structure.connections[k]
+            self.reached[:, targets] |= connections.reach(events > 0)
             if connections.degree is not None:
-                cost = (events * connections.degree).sum(1)
-                self.operations = (
-                    self.operations + cost if rows is None else self.operations.index_add(0, rows, cost)
-                )
-
-    def _add(self, k: int, current: Tensor, rows: Tensor | None = None) -> None:
-        """Add currents (R, fan_out) of projection k to its targets in the samples `rows` (R,), all if None."""
-        targets, scale = self.structure.targets(k), self.values.target_scale[k]
-        if scale is not None:
-            current = current * (scale if rows is None else scale[rows])
-        if targets.start < self.layout.neurons:
-            place = self.arriving[:, targets]
-        else:
-            first = self.layout.neurons
-            place = self.junctions.cells[:, targets.start - first : targets.stop - first]
-        if rows is None:
-            place += current
-        else:
-            place.index_add_(0, rows, current)
+                self.operations = self.operations + (events * connections.degree).sum(1)
 
     def _pass_on(self, nodes: set[int]) -> None:
         """Let junctions that do not wait pass on what reached them in this forward step from `nodes`."""
@@ -152,12 +116,8 @@ class ForwardSteps:
     def _relay(self, j: int) -> tuple[Tensor, Tensor]:
         """Log what a junction's units pass on at once; return which (B, U) and what (B, U)."""
         passed, amounts, holders = self.junctions.pass_on(j, self.reached[:, self.layout.neurons :])
-        step = self.step[:, None]
-        if self.execution.layered:
-            self._emit(self.structure.sources(j), passed, amounts, amounts, step, cell=holders)
-        else:
-            group = torch.full_like(step, j + 1)
-            self._log(self.structure.sources(j), passed, amounts, amounts, step, None, holders, group)
+        relay, step = not self.execution.layered, self.step[:, None]
+        self._emit(self.structure.sources(j), passed, amounts, amounts, step, cell=holders, relay=relay)
         return passed, amounts
 
     # -- evaluating ------------------------------------------------------------------------------------
@@ -179,7 +139,7 @@ class ForwardSteps:
             for k in structure.delayed:
                 p = int(self.layout.target[k])
                 if p in turning:
-                    spikes = torch.where(at_turn[:, p, None], self._last_spikes(k), 0.0)
+                    spikes = torch.where(at_turn[:, p, None], structure.last_spikes(self.values, k), 0.0)
                     self._deliver([k], spikes, spikes != 0)
         if structure.discarding is not None:
             self.arriving.masked_fill_(self.ignoring, 0.0)
@@ -200,11 +160,6 @@ class ForwardSteps:
         evaluated = taken[:, self.structure.population_of] & self.able
         self.silent_step = torch.where(evaluated, step, self.silent_step)
         self.updates = self.updates + evaluated.sum(1)
-
-    def _last_spikes(self, k: int) -> Tensor:
-        """Last timestep's spikes (B, fan_in) of the sources of a delayed projection."""
-        first = int(self.layout.first_source[k]) - self.layout.inputs
-        return self.values.last_spikes[:, first : first + int(self.layout.fan_in[k])]
 
     def _potential(self) -> Tensor:
         """Return the potentials (B, N) as they are now."""
@@ -229,7 +184,7 @@ class ForwardSteps:
         """Emit spikes of the neurons that fire (B, N), reset, and become refractory."""
         structure, layout, step = self.structure, self.layout, self.step[:, None]
         sources = slice(layout.inputs, layout.inputs + layout.neurons)
-        self._emit(sources, fires, value, potential, step, current=self.current, leading=structure.leading)
+        self._emit(sources, fires, value, potential, step, current=self.current)
         self.count = self.count + fires
         if structure.graded:
             self.spikes = self.spikes + value
@@ -269,47 +224,28 @@ class ForwardSteps:
         potential: Tensor,
         step: Tensor,
         current: Tensor | None = None,
-        cell: Tensor | int = NOT_YET,
-        leading: Tensor | None = None,
+        cell: Tensor | None = None,
+        relay: bool = False,
     ) -> None:
-        """Make spikes, queued inputs or what junctions pass on pending, at `mask` (B, n); see `_log`.
-
-        Args:
-            leading: (n,) whose events lead anywhere, all if None; what leaves the network is only logged.
-        """
-        number = self._log(sources, mask, amplitude, potential, step, current, cell)
-        mask = mask if leading is None else mask & leading
-        moment = self.start.timestep * MOST_STEPS + step
-        self.pending.put(sources.start, mask, number, amplitude, potential, moment)
-
-    def _log(
-        self,
-        sources: slice,
-        mask: Tensor,
-        amplitude: Tensor,
-        potential: Tensor,
-        step: Tensor,
-        current: Tensor | None,
-        cell: Tensor | int,
-        group: Tensor | None = None,
-    ) -> Tensor:
-        """Record emissions at `mask` (B, n), delivered at once through the projections `group` if there is one.
+        """Log spikes, queued inputs or what junctions pass on, at `mask` (B, n), and make pending what leads anywhere.
 
         Args:
             sources: the n sources.
+            amplitude, potential, current, cell: (B, n), see `EventLog`; None for 0 and -1.
             step: (B, 1).
-
-        Returns:
-            Their numbers (B, n) among the emissions of their sample.
+            relay: it is delivered at once, not pending.
         """
         place = mask.cumsum(1)
-        number = self.emitted[:, None] + place - 1
+        number = self.emitted[:, None] + place - 1  # among the emissions of the sample
         self.emitted = self.emitted + place[:, -1]
+        node_of = self.structure.node_of[sources]
         if self.recorder.keep_log:
             source = torch.arange(sources.start, sources.stop, device=step.device)
             current = torch.zeros_like(amplitude) if current is None else current
-            cell = cell if isinstance(cell, Tensor) else torch.full_like(step, cell)
+            cell = torch.full_like(step, NOT_YET) if cell is None else cell
             emission = (number, source, amplitude, step, potential, current, cell)
-            delivery = None if group is None else (number, group, step)
-            self.recorder.add(Block(mask, emission, delivery))
-        return number
+            self.recorder.add(Block(mask, emission, (number, node_of + 1, step) if relay else None))
+        if not relay:
+            moment = self.start.timestep * MOST_STEPS + step
+            leading = mask & self.structure.leads[sources]
+            self.pending.put(sources.start, leading, number, amplitude, potential, moment)

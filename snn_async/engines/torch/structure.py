@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snn_async.engines.contract import NEVER, NOT_YET, Execution
+from snn_async.engines.contract import NEVER, NOT_YET, Execution, Values
 from snn_async.engines.torch.junctions import Windows
 from snn_async.engines.torch.maps import connections_of
 from snn_async.graph import Graph
@@ -22,8 +22,8 @@ class Structure:
         into: the projections into each node, delayed ones too.
         out_of: those that deliver this timestep's events of each node.
         delayed: those that deliver last timestep's spikes.
-        node_of: (S + N + U,) the node of every source.
-        first_source: (1 + P + J,) source index of the first unit of the input and of every node.
+        node_of: (S + N + U,) the node of every source; leads: whether its events lead anywhere.
+        first_source: (2 + P + J,) source index of the first unit of the input, of every node, and one after the last.
         instant: junctions that pass on at once, in topological order; `relays` (1 + P + J,) is true of them.
         through_max: nodes whose events may have come through a "max" in the same forward step.
         population_of: (N,) the population of every neuron.
@@ -36,7 +36,6 @@ class Structure:
         windows: of every "max", by node.
         mute, inclusive, subtracting, to_value, integrating, discarding, refractory: (N,) who never spikes, fires at the
             threshold, has that reset and refractory mode; None where they hold for no neuron.
-        leading: (N,) whether a spike leads anywhere.
         reset_value: (N,) float64.
         dropout: (N,) float64 probabilities of not becoming refractory, None where all are 0.
         graded: populations whose spikes are not binary.
@@ -56,11 +55,16 @@ class Structure:
         self.delayed = np.flatnonzero(layout.delayed).tolist()
         self.connections = connections_of(graph, device)
         self.node_of = self._tensor(np.repeat((-1, *nodes), [layout.inputs, *layout.size]))
-        self.first_source = self._tensor([0, *layout.first_unit])
+        self.leads = self._tensor([bool(edges) for edges in self.out_of.values()])[self.node_of + 1]
+        self.first_source = self._tensor([0, *layout.first_unit, len(self.node_of)])
         junctions = list(enumerate(graph.junctions, layout.populations))
         self.instant = [j for j, junction in junctions if not junction.waits]
         self.relays = self._tensor([node in self.instant for node in (-1, *nodes)])
-        self.through_max = self._nodes_through_max(graph)
+        self.through_max: set[int] = set()
+        for j in self.instant:
+            sources = {int(layout.source[k]) for k in self.into[j]}
+            if dict(junctions)[j].kind == "max" or sources & self.through_max:
+                self.through_max.add(j)
         self.population_of = self._tensor(np.repeat(np.arange(layout.populations), sizes))
         has_bias = layout.bias_start >= 0
         self.biased = self._tensor(np.repeat(layout.target[has_bias], layout.fan_out[has_bias]))
@@ -83,27 +87,15 @@ class Structure:
         self.integrating = self._where([mode == "integrate" for mode in modes])
         self.discarding = self._where([mode == "discard" for mode in modes])
         self.refractory = self._where([mode != "off" for mode in modes])
-        self.leading = self._tensor(np.repeat([bool(self.out_of[p]) for p in range(len(modes))], sizes))
         self.reset_value = self._tensor(np.repeat([float(n.reset_value) for n in self.neurons], sizes))
-        rates = execution.refractory_dropout
-        self.dropout = (
-            self._tensor(np.repeat(np.array(rates, dtype=np.float64), sizes)) if any(rates) else None
-        )
+        rates = np.array(execution.refractory_dropout, dtype=np.float64)
+        self.dropout = self._tensor(np.repeat(rates, sizes)) if rates.any() else None
         self.graded = [p for p, n in enumerate(self.neurons) if n.spiking and not n.binary]
-        self.repeats = "off" in modes or any(rates)
+        self.repeats = "off" in modes or bool(rates.any())
         groups = [*self.out_of.values(), *([k] for k in range(len(layout.source)))]
         self.edges = self._tensor([k for group in groups for k in group])
         degree = np.array([len(group) for group in groups])
         self.degree, self.first_edge = self._tensor(degree), self._tensor(np.cumsum(degree) - degree)
-        self._columns: dict[tuple[int, int], Tensor] = {}
-
-    def _nodes_through_max(self, graph: Graph) -> set[int]:
-        found: set[int] = set()
-        for j in self.instant:
-            sources = {int(self.layout.source[k]) for k in self.into[j]}
-            if graph.junctions[j - self.layout.populations].kind == "max" or sources & found:
-                found.add(j)
-        return found
 
     def targets(self, k: int) -> slice:
         """Return the receivers of a projection."""
@@ -119,19 +111,25 @@ class Structure:
         """Return the neurons of a population."""
         return slice(int(self.layout.start[p]), int(self.layout.start[p + 1]))
 
-    def columns(self, first: int, end: int) -> Tensor:
-        """Return where each node's sources begin in a table of the sources first, ..., end - 1, (P + J + 2,)."""
-        if (first, end) not in self._columns:
-            after = np.cumsum([0, self.layout.inputs, *self.layout.size])
-            self._columns[first, end] = self._tensor(np.clip(after, first, end) - first)
-        return self._columns[first, end]
+    def bias(self, values: Values, p: int) -> Tensor:
+        """Return the biases of the projections into a population, (B, n)."""
+        total = torch.zeros_like(values.base[:, self.neurons_of(p)])
+        for k in self.into[p]:
+            begin, scale = int(self.layout.bias_start[k]), values.target_scale[k]
+            bias = values.biases[begin : begin + int(self.layout.fan_out[k])]
+            total = total + (bias if scale is None else bias * scale)
+        return total
+
+    def last_spikes(self, values: Values, k: int) -> Tensor:
+        """Return what a delayed projection delivers, (B, fan_in)."""
+        first = int(self.layout.first_source[k]) - self.layout.inputs
+        return values.last_spikes[:, first : first + int(self.layout.fan_in[k])]
 
     def _where(self, which: Sequence[bool]) -> Tensor | None:
         return self._tensor(np.repeat(which, np.diff(self.layout.start))) if any(which) else None
 
     def _tensor(self, values: Any) -> Tensor:
-        with torch.inference_mode(False):  # what is kept for later runs must not be an inference tensor
-            return torch.as_tensor(values).to(self.device, copy=True)
+        return torch.as_tensor(values).to(self.device, copy=True)
 
 
 _STRUCTURES: WeakKeyDictionary[Graph, dict[Any, Structure]] = WeakKeyDictionary()

@@ -28,11 +28,6 @@ class Packing(NamedTuple):
     axes: tuple[int, ...]
     scale: Tensor | None = None  # of a BatchNorm; broadcasts against the permuted weight
 
-    def packed(self, like: Tensor) -> Tensor:
-        """Return the packed weights (weight_count,), with the dtype and device of `like`; differentiable."""
-        rows = self.weight.to(like).reshape(self.shape).permute(self.axes)
-        return (rows if self.scale is None else rows * self.scale.to(like)).reshape(-1)
-
 
 class Table(NamedTuple):
     """Every synapse, (fan_in, fan_out): its strength is `coefficient * packed[weight]`, coefficient 0 for none.
