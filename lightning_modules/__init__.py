@@ -6,7 +6,7 @@
     data      DigitEvents  scikit-learn's digits seen by a simulated event camera
               EventArchive  recordings of any event camera, from one .npz file
               ImageArchive, load_images  images from one .npz file
-    models    mlp, spikingjelly_mlp, conv_net, sew_resnet, sew_resnet18  functions that return a network
+    models    mlp, conv_net, sew_resnet, sew_resnet18  functions that return a network
 
 A YAML names them the same way, `class_path: lightning_modules.DigitEvents`, and `compare` models as
 `model: lightning_modules:mlp`. The command line is `lightning_modules.cli:main`.
@@ -26,7 +26,6 @@ PLACES = {
     "ImageArchive": "data.image_archive",
     "load_images": "data.image_reading",
     "mlp": "models.fully_connected",
-    "spikingjelly_mlp": "models.fully_connected",
     "conv_net": "models.convolutional",
     "sew_resnet": "models.sew_resnet",
     "sew_resnet18": "models.sew_resnet",

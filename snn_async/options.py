@@ -7,12 +7,10 @@ from snn_async import checks
 from snn_async.engines.contract import Execution
 from snn_async.errors import OptionError
 from snn_async.graph import Graph
-from snn_async.learning import RULES, Rule, make_rule
+from snn_async.learning import Rule, make_rule
 from snn_async.neurons import Refractory
 from snn_async.schedulers import Layered, Scheduler, make_scheduler
 from snn_async.stopping import Output, Quiescent, StopRule, make_stop_rule
-
-__all__ = ["RULES", "Options"]
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ class ATan(torch.autograd.Function):
 class Values(nn.Module):
     """Learnable leak, gain, offset and threshold of a population."""
 
-    def __init__(self, size: int, generator: torch.Generator) -> None:
+    def __init__(self, size: int | tuple[int, ...], generator: torch.Generator) -> None:
         super().__init__()
 
         def draw(low: float, high: float) -> nn.Parameter:
@@ -65,7 +65,9 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def neuron(kind: str, size: int, generator: torch.Generator, **options: Any) -> LinearNeuron:
+def neuron(
+    kind: str, size: int | tuple[int, ...], generator: torch.Generator, **options: Any
+) -> LinearNeuron:
     return LinearNeuron(
         module=Values(size, generator),
         parameters=Values.read,
@@ -150,7 +152,7 @@ class Drawing:
 
     def neurons(self, name: str, grid: Grid, *sources: tuple[str, Synapses], **options: Any) -> None:
         kind = self.kinds[len(self.populations) % len(self.kinds)]
-        module = neuron(kind, 1, self.generator, **options)
+        module = neuron(kind, (grid[0], 1, 1), self.generator, **options)  # one set of values per channel
         self.populations.append(Population(name, size_of(grid), module, grid, tuple(grid)))
         for source, synapses in sources:
             self.edge(source, name, synapses)

@@ -29,9 +29,9 @@ def model(hidden=4):
     )
 
 
-@pytest.fixture(params=["reference", "numba"])
-def net(request):
-    return snn_async.asynchronize(model(), backend=request.param)
+@pytest.fixture
+def net(engine):
+    return snn_async.asynchronize(model(), backend=engine)
 
 
 def with_value(value):

@@ -168,8 +168,19 @@ def test_a_module_that_returns_its_potential_is_read_by_its_potential():
     torch.testing.assert_close(net(x), torch.stack((first, source(x[1], first))))
 
 
-def test_a_detached_state_cuts_the_gradient_between_windows():
-    net = snn_async.asynchronize(model())
-    first = net.run(torch.ones(2, 1, 1))
-    first.potentials.sum().backward()
-    net.run(torch.ones(2, 1, 1), state=first.state.detach()).potentials.sum().backward()
+@pytest.mark.parametrize("carried", ["potentials", "pending events", "last spikes"])
+def test_a_state_carries_gradient_until_it_is_detached(engine, carried):
+    source, options = model(), dict(refractory="integrate")
+    if carried == "pending events":
+        options |= dict(stop="after(2)", leftover="carry", forward_group_size=1)
+    if carried == "last spikes":
+        source[1] = snntorch.RLeaky(
+            beta=0.0, V=0.5, all_to_all=False, reset_mechanism="none", init_hidden=True
+        )
+    net = snn_async.asynchronize(source, backend=engine, **options).eval()
+    x = torch.ones(2, 1, 1, requires_grad=True)
+    for detach in (False, True):
+        state = net.run(x).state
+        after = net.run(torch.zeros(2, 1, 1), state=state.detach() if detach else state)
+        (gradient,) = torch.autograd.grad(after.potentials.sum(), x, allow_unused=True)
+        assert (gradient is not None and bool(gradient.any())) is not detach

@@ -1,6 +1,6 @@
-"""Fully connected networks, of either framework's neurons."""
+"""Fully connected networks of snnTorch neurons."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -29,26 +29,8 @@ def mlp(
     from snntorch import Leaky
 
     options = {"reset_mechanism": reset_mechanism, "reset_delay": reset_delay, "init_hidden": True}
-    return _dense([inputs, *hidden, classes], bias, lambda: Leaky(beta=beta, threshold=threshold, **options))
-
-
-def spikingjelly_mlp(
-    inputs: int,
-    hidden: Sequence[int] = (64, 64),
-    classes: int = 10,
-    tau: float = 2.0,
-    v_threshold: float = 1.0,
-    v_reset: float | None = 0.0,
-    decay_input: bool = False,
-    bias: bool = False,
-) -> nn.Sequential:
-    """Return Flatten, then Linear and SpikingJelly `LIFNode` for every width; see `mlp` and `LIFNode`."""
-    from spikingjelly.activation_based.neuron import LIFNode
-
-    options = {"tau": tau, "decay_input": decay_input, "v_threshold": v_threshold, "v_reset": v_reset}
-    return _dense([inputs, *hidden, classes], bias, lambda: LIFNode(**options))
-
-
-def _dense(widths: Sequence[int], bias: bool, make_neuron: Callable[[], nn.Module]) -> nn.Sequential:
-    layers = [(nn.Linear(*fans, bias=bias), make_neuron()) for fans in pairwise(widths)]
+    layers = [
+        (nn.Linear(*fans, bias=bias), Leaky(beta=beta, threshold=threshold, **options))
+        for fans in pairwise((inputs, *hidden, classes))
+    ]
     return nn.Sequential(nn.Flatten(), *(module for pair in layers for module in pair))

@@ -92,7 +92,7 @@ _IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv}
 
 
 class Operations:
-    """The functions and methods of one traced forward; a node's values are those of `signals`.
+    """The functions and methods of one traced forward; a node's values are `expressions`.
 
     Attributes:
         multi_step: whether the model's tensors are (T, B, ...) rather than (B, ...).

@@ -230,10 +230,10 @@ class _Loop:
         """Return the scheduler's priority of every neuron, queued or not, lowest first."""
         scheduler = self.execution.scheduler
         if isinstance(scheduler, Momentum) and not scheduler.noise:
-            return -_momentum_key(self.momentum)
+            return -keys.momentum_key(self.momentum)
         uniform = self._uniform(random_keys.ORDER)
         if isinstance(scheduler, Momentum):
-            return -(_momentum_key(self.momentum) + scheduler.noise * uniform)
+            return -(keys.momentum_key(self.momentum) + scheduler.noise * uniform)
         return uniform
 
     def _uniform(self, purpose: int) -> Tensor:
@@ -276,9 +276,3 @@ def _reset(neuron: Neuron, u: Tensor, s: Tensor, threshold: Tensor) -> Tensor:
     if neuron.reset == "value":
         return u * (1 - s) + neuron.reset_value * s
     return u - threshold * s if neuron.reset == "subtract" else u
-
-
-def _momentum_key(potential: Tensor) -> Tensor:
-    """`snn_async.schedulers.momentum_key`, on any device."""
-    bits = potential.view(torch.int64)
-    return ((bits + (1 << 32)) & ~((1 << 33) - 1)).view(torch.float64)

@@ -29,9 +29,7 @@ def _entry_points(fingerprint: int) -> tuple[Callable[..., Any], Callable[..., A
     # numba's cache is keyed by an entry point's own file and closure, not by the files it calls into; with the
     # fingerprint in the closure a changed file is compiled anew instead of an old program being run
     @entry_point
-    def simulate(  # type: ignore[no-untyped-def]
-        net, rules, tensors, carried, out, work, events, rooms, first_sample, last_sample, keep_log
-    ):
+    def simulate(net, rules, tensors, carried, out, work, events, rooms, first_sample, last_sample, keep_log):
         if fingerprint < 0:
             return first_sample, DONE, 0
         return simulate_chunk(
@@ -39,9 +37,7 @@ def _entry_points(fingerprint: int) -> tuple[Callable[..., Any], Callable[..., A
         )
 
     @entry_point
-    def replay(  # type: ignore[no-untyped-def]
-        net, rules, tensors, log, run, grads, adj, first_sample, last_sample
-    ):
+    def replay(net, rules, tensors, log, run, grads, adj, first_sample, last_sample):
         if fingerprint >= 0:
             replay_chunk(net, rules, tensors, log, run, grads, adj, first_sample, last_sample)
 

@@ -67,20 +67,21 @@ def joined_log(
 
 def joined_left(out: records.Out, parts: list[Any], timestep: int) -> PendingEvents:
     """Return what is pending at the end; the run began at `timestep` of its stream."""
-    ints = np.concatenate([part.ints[part.left] for part in parts]).astype(np.int64)
+    ints = np.concatenate([part.ints[part.left] for part in parts])
     floats = np.concatenate([part.floats[part.left] for part in parts])
     return PendingEvents(
         sample=torch.from_numpy(np.repeat(np.arange(len(out.left)), out.left)),
-        source=_column(ints, codes.SOURCE),
-        amplitude=_column(floats, codes.AMPLITUDE),
-        potential=_column(floats, codes.POTENTIAL).double(),
-        timestep=_column(ints, codes.TIMESTEP) + timestep,
-        step=_column(ints, codes.STEP),
+        source=_integers(ints[:, codes.SOURCE]),
+        amplitude=torch.from_numpy(floats[:, codes.AMPLITUDE].copy()),
+        potential=torch.from_numpy(floats[:, codes.POTENTIAL].astype(np.float64)),
+        timestep=_integers(ints[:, codes.TIMESTEP] + timestep),
+        step=_integers(ints[:, codes.STEP]),
     )
 
 
-def _column(table: NDArray[Any], column: int) -> Tensor:
-    return torch.from_numpy(table[:, column].copy())
+def _integers(array: Ints) -> Tensor:
+    # copied by numpy, on one thread: torch's threads would go on spinning beside the kernels
+    return torch.from_numpy(array.astype(np.int64))
 
 
 class NumbaLog(EventLog):
@@ -108,16 +109,11 @@ class NumbaLog(EventLog):
             left=torch.from_numpy(rows.left),
             silent_potential=torch.from_numpy(rows.silent_potential[0]),
             silent_current=torch.from_numpy(np.where(silent, rows.arrived[0], 0)),
-            **{
-                name: torch.from_numpy(column).long()
-                for name, column in (
-                    ("source", rows.source),
-                    ("step", rows.step),
-                    ("cell", rows.cell),
-                    ("silent_step", rows.silent_step[0]),
-                    ("turn_step", _turn_steps(net, rows)),
-                )
-            },
+            source=_integers(rows.source),
+            step=_integers(rows.step),
+            cell=_integers(rows.cell),
+            silent_step=_integers(rows.silent_step[0]),
+            turn_step=_integers(_turn_steps(net, rows)),
         )
 
     @cached_property

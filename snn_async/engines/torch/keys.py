@@ -39,3 +39,9 @@ def _shift(z: Tensor, bits: int) -> Tensor:
 
 def _signed(bits: int) -> int:
     return bits - (1 << 64) if bits >> 63 else bits
+
+
+def momentum_key(potential: Tensor) -> Tensor:
+    """`snn_async.schedulers.momentum_key`, on any device."""
+    bits = potential.view(torch.int64)
+    return ((bits + (1 << 32)) & ~((1 << 33) - 1)).view(torch.float64)

@@ -133,7 +133,7 @@ def _priorities(table: Table, execution: Execution, start: Start, alive: Tensor,
     if type(scheduler) is Fifo:
         return (table.moment - start.timestep * MOST_STEPS).double()
     if type(scheduler) is Momentum and not scheduler.noise:
-        return -_momentum_key(table.potential)
+        return -keys.momentum_key(table.potential)
     sources = torch.arange(table.first, table.end, device=step.device)
     sample, at = start.sample_ids[:, None], step[:, None]
     uniform = keys.uniform(start.seed, sample, start.timestep, random_keys.ORDER, at, sources)
@@ -141,7 +141,7 @@ def _priorities(table: Table, execution: Execution, start: Start, alive: Tensor,
     if type(scheduler) is Random:
         return uniform
     if type(scheduler) is Momentum:
-        return -(_momentum_key(table.potential) + scheduler.noise * uniform)
+        return -(keys.momentum_key(table.potential) + scheduler.noise * uniform)
     return _ask(scheduler, execution.forward_group_size or 0, table, alive, uniform)
 
 
@@ -163,9 +163,3 @@ def _ask(scheduler: Scheduler, size: int, table: Table, alive: Tensor, uniform: 
             found = check_priorities(scheduler, Pending(index, potential, numbers, timestep, emitted))
             priority[b, source, place] = torch.from_numpy(found)
     return priority.to(alive.device)
-
-
-def _momentum_key(potential: Tensor) -> Tensor:
-    """`snn_async.schedulers.momentum_key`, on any device."""
-    bits = potential.view(torch.int64)
-    return ((bits + (1 << 32)) & ~((1 << 33) - 1)).view(torch.float64)

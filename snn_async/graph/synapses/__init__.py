@@ -1,6 +1,6 @@
 """Kinds of synapses, one a file."""
 
-from snn_async.graph.synapses.base import BATCH_NORMS, Normalization, Packing, Synapses, Table
+from snn_async.graph.synapses.base import Normalization, Packing, Synapses, Table
 from snn_async.graph.synapses.convolution import Convolution
 from snn_async.graph.synapses.dense import Dense
 from snn_async.graph.synapses.one_to_one import OneToOne
@@ -8,7 +8,6 @@ from snn_async.graph.synapses.opaque import Opaque
 from snn_async.graph.synapses.wiring import Wiring, wiring
 
 __all__ = [
-    "BATCH_NORMS",
     "Convolution",
     "Dense",
     "Normalization",

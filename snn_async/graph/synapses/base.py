@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from snn_async.errors import UnsupportedModelError
 from snn_async.graph.grids import Grid, size_of
 
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-
 
 class Packing(NamedTuple):
     """How a live weight becomes packed weights: `(weight.reshape(shape).permute(axes) * scale).flatten()`."""
