@@ -2,6 +2,7 @@
 
 import operator
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import snntorch as snn
@@ -555,3 +556,10 @@ def test_refused_by_name_with_the_reason(case):
     make, message = REFUSED[case]
     with pytest.raises(UnsupportedModelError, match=message):
         build_graph(make())
+
+
+def test_several_threads_may_read_models_at_once():
+    models = [one_layer(neuron.LIFNode()) for _ in range(24)]
+    with ThreadPoolExecutor(4) as pool:
+        assert {graph.size for graph in pool.map(build_graph, models)} == {SIZE}
+    assert nn.Linear(2, 2)(torch.zeros(1, 2)).shape == (1, 2)  # torch.fx left torch as it was

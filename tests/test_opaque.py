@@ -49,8 +49,11 @@ def decoder(module: nn.Module, as_dense: bool) -> Graph:
         d.neurons("b", (size, 1, 1), ("a", Dense((layer,), GRID)))
     else:
         d.neurons("b", shape, ("a", opaque))
+    d.generator.manual_seed(9)
     d.neurons("c", (3, 1, 1), ("b", d.dense(d.populations[-1].grid, 3)))
     with torch.no_grad():
+        for name, value in (("leak", 0.7), ("gain", 1.2), ("offset", 0.05), ("threshold", 0.5)):
+            getattr(d.populations[1].neuron.module, name).fill_(value)  # drawn per channel, which differ
         if as_dense:  # its neurons are numbered as those of the module
             last = d.projections[-1].synapses.layers[0]
             last.weight.copy_(to_units(last.weight, shape))

@@ -1,5 +1,7 @@
 """Source models as graphs; a library's adapter is imported only when a model uses the library."""
 
+import threading
+
 from torch import nn
 
 from snn_async.capture.building import build
@@ -13,6 +15,8 @@ from snn_async.frameworks.libraries import UnreadError, adapter_of, check_module
 from snn_async.graph import Graph
 
 __all__ = ["Blueprint", "build_graph", "read_model"]
+
+_ONE_AT_A_TIME = threading.RLock()  # torch.fx patches torch for the whole process while it follows a forward
 
 
 class Blueprint:
@@ -54,12 +58,13 @@ class Blueprint:
             InputError: for a shape that a layer cannot take, naming the layer and the sizes.
             UnsupportedModelError: for anything that cannot be mapped exactly, with its place and the way out.
         """
-        try:
-            return build(self._step, shape)
-        except InputError as error:
-            if shape == self.shape:  # which the model itself asks for
-                raise UnsupportedModelError(str(error)) from error
-            raise
+        with _ONE_AT_A_TIME:
+            try:
+                return build(self._step, shape)
+            except InputError as error:
+                if shape == self.shape:  # which the model itself asks for
+                    raise UnsupportedModelError(str(error)) from error
+                raise
 
 
 def read_model(model: nn.Module) -> Blueprint:
@@ -74,9 +79,10 @@ def read_model(model: nn.Module) -> Blueprint:
     """
     if not isinstance(model, nn.Module):
         raise UnsupportedModelError(f"the model is a {type(model).__name__}; pass a torch.nn.Module")
-    for path, module in model.named_modules():
-        check_module(path, module)
-    return Blueprint(model, fold(model, _interpret(model)))
+    with _ONE_AT_A_TIME:
+        for path, module in model.named_modules():
+            check_module(path, module)
+        return Blueprint(model, fold(model, _interpret(model)))
 
 
 def _modes(model: nn.Module) -> tuple[bool, ...]:

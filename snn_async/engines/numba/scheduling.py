@@ -13,8 +13,9 @@ def nth_smallest(values, count, n):
     """Return what would be at place n if values[:count] were sorted; reorders them (quickselect)."""
     low, high = 0, count - 1
     while low < high:
-        a, b, c = values[low], values[(low + high) // 2], values[high]
-        pivot = max(min(a, b), min(max(a, b), c))
+        a, b, c = values[(3 * low + high) // 4], values[(low + high) // 2], values[high]
+        few = 4 * (n - low) < high - low  # then a pivot nearer to them leaves less to look at
+        pivot = min(a, b, c) if few else max(min(a, b), min(max(a, b), c))
         i, j = low, high
         while i <= j:
             while values[i] < pivot:
