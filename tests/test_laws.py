@@ -12,7 +12,7 @@ from torch import nn
 import snn_async
 from snn_async import random_keys
 from snn_async.engines.contract import DIFFERENTIABLE
-from snn_async.engines.numba import keys as numba_keys
+from snn_async.engines.numba.forward import keys as numba_keys
 from snn_async.engines.reference.replay import masked_sum
 from snn_async.graph.grids import to_units
 from snn_async.learning.unlayered import UnlayeredBackprop

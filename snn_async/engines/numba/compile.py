@@ -5,17 +5,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from snn_async.engines.numba.backward.replay import replay_chunk
 from snn_async.engines.numba.codes import DONE
+from snn_async.engines.numba.forward.simulate import simulate_chunk
 from snn_async.engines.numba.jit import entry_point
-from snn_async.engines.numba.replay import replay_chunk
-from snn_async.engines.numba.simulate import simulate_chunk
 
 
 def _fingerprint() -> int:
     """A number for the source of everything the entry points call."""
     folder = Path(__file__).parent
     digest = hashlib.sha256()
-    for path in (*sorted(folder.glob("*.py")), folder.parent.parent / "random_keys.py"):
+    for path in (*sorted(folder.rglob("*.py")), folder.parent.parent / "random_keys.py"):
         source = path.read_bytes()
         if (
             path.stem in ("codes", "jit", "records", "random_keys")

@@ -1,10 +1,17 @@
 """One projection in one timestep, on the way back: gradients of its weights and biases, adjoints of its sources."""
 
-from snn_async.engines.numba.adjoints import accumulate, active_neurons, masked, rewind, scaled, zero_inputs
-from snn_async.engines.numba.cells import follow, open_cells, step_of
-from snn_async.engines.numba.credit import add_outer, dense_adjoints, event_adjoint, first_adjoint
+from snn_async.engines.numba.backward.adjoints import (
+    accumulate,
+    active_neurons,
+    masked,
+    rewind,
+    scaled,
+    zero_inputs,
+)
+from snn_async.engines.numba.backward.cells import follow, open_cells, step_of
+from snn_async.engines.numba.backward.credit import add_outer, dense_adjoints, event_adjoint, first_adjoint
+from snn_async.engines.numba.forward.vectors import active_sources, copy, scale_range
 from snn_async.engines.numba.jit import inlined
-from snn_async.engines.numba.vectors import active_sources, copy, scale_range
 
 
 @inlined

@@ -10,7 +10,7 @@ from snn_async.engines.numba.codes import (
     SUM,
     WINDOWS,
 )
-from snn_async.engines.numba.events import emit
+from snn_async.engines.numba.forward.events import emit
 from snn_async.engines.numba.jit import compiled, inlined
 
 

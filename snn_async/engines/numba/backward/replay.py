@@ -6,19 +6,19 @@ last one, that of the potential at the end (refractory "integrate"); times the g
 unit passed on makes those of what reached its cells (`cells`).
 """
 
-from snn_async.engines.numba.adjoints import (
+from snn_async.engines.numba.backward.adjoints import (
     accumulate,
     queued_inputs,
     sort_deliveries,
     sort_emissions,
     start_left,
 )
-from snn_async.engines.numba.cells import prepare_junction
-from snn_async.engines.numba.decisive import decisive_evaluations
+from snn_async.engines.numba.backward.cells import prepare_junction
+from snn_async.engines.numba.backward.decisive import decisive_evaluations
+from snn_async.engines.numba.backward.projections import projection
+from snn_async.engines.numba.forward.linear import charge_adjoint, row_of
+from snn_async.engines.numba.forward.vectors import copy
 from snn_async.engines.numba.jit import inlined
-from snn_async.engines.numba.linear import charge_adjoint, row_of
-from snn_async.engines.numba.projections import projection
-from snn_async.engines.numba.vectors import copy
 
 
 @inlined

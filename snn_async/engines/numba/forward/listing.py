@@ -1,9 +1,9 @@
 """Which events a forward step delivers: listed by node, `Work.bins` says where each node's begin."""
 
 from snn_async.engines.numba.codes import AMPLITUDE, EVENTS, PENDING, SOURCE
-from snn_async.engines.numba.events import mark_delivered
+from snn_async.engines.numba.forward.events import mark_delivered
+from snn_async.engines.numba.forward.scheduling import pick
 from snn_async.engines.numba.jit import inlined
-from snn_async.engines.numba.scheduling import pick
 
 
 @inlined

@@ -4,8 +4,8 @@ import numpy as np
 
 from snn_async import random_keys
 from snn_async.engines.numba.codes import FIFO, PENDING, POTENTIAL, RANDOM, SOURCE
+from snn_async.engines.numba.forward.keys import step_state, uniform
 from snn_async.engines.numba.jit import compiled, inlined
-from snn_async.engines.numba.keys import step_state, uniform
 
 
 @compiled

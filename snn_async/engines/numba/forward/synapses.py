@@ -30,8 +30,8 @@ from snn_async.engines.numba.codes import (
     WEIGHT,
     WIDTH,
 )
+from snn_async.engines.numba.forward.vectors import scale_range
 from snn_async.engines.numba.jit import compiled, inlined
-from snn_async.engines.numba.vectors import scale_range
 
 
 @compiled

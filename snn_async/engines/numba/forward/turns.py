@@ -1,9 +1,9 @@
 """When populations take their turn and a timestep ends, compiled (docs/design.md, section 3)."""
 
 from snn_async.engines.numba.codes import AFTER, AND, FIRST_OUTPUT, HOP, NEVER, NEXT_STEP, OUTPUT, UPDATES
+from snn_async.engines.numba.forward.junctions import release
+from snn_async.engines.numba.forward.vectors import any_above, evaluate_all
 from snn_async.engines.numba.jit import inlined
-from snn_async.engines.numba.junctions import release
-from snn_async.engines.numba.vectors import any_above, evaluate_all
 
 
 @inlined

@@ -12,8 +12,8 @@ from snn_async.engines.numba.codes import (
     TARGET,
     WEIGHT,
 )
+from snn_async.engines.numba.forward.synapses import runs_of
 from snn_async.engines.numba.jit import compiled, summing
-from snn_async.engines.numba.synapses import runs_of
 
 
 @summing

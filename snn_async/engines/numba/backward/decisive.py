@@ -1,9 +1,9 @@
 """The decisive evaluations of one population in one timestep, differentiated by hand (docs/design.md, section 5)."""
 
-from snn_async.engines.numba.adjoints import silent_evaluations
+from snn_async.engines.numba.backward.adjoints import silent_evaluations
 from snn_async.engines.numba.codes import INTEGRATE, SUBTRACT, SWALLOW, VALUE
+from snn_async.engines.numba.forward.linear import masked_gain, row_of
 from snn_async.engines.numba.jit import inlined
-from snn_async.engines.numba.linear import masked_gain, row_of
 
 
 @inlined

@@ -23,14 +23,13 @@ from snn_async.engines.numba.codes import (
     B,
     T,
 )
-from snn_async.engines.numba.events import emit
-from snn_async.engines.numba.jit import inlined
-from snn_async.engines.numba.junctions import begin_junctions, pass_on, release
-from snn_async.engines.numba.keys import step_state, uniform
-from snn_async.engines.numba.linear import charge, row_of
-from snn_async.engines.numba.listing import list_passed
-from snn_async.engines.numba.synapses import add_projection, mark_all
-from snn_async.engines.numba.vectors import (
+from snn_async.engines.numba.forward.events import emit
+from snn_async.engines.numba.forward.junctions import begin_junctions, pass_on, release
+from snn_async.engines.numba.forward.keys import step_state, uniform
+from snn_async.engines.numba.forward.linear import charge, row_of
+from snn_async.engines.numba.forward.listing import list_passed
+from snn_async.engines.numba.forward.synapses import add_projection, mark_all
+from snn_async.engines.numba.forward.vectors import (
     active_sources,
     add,
     any_set,
@@ -39,6 +38,7 @@ from snn_async.engines.numba.vectors import (
     next_blocks,
     scale_range,
 )
+from snn_async.engines.numba.jit import inlined
 
 
 @inlined

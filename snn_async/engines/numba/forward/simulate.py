@@ -20,11 +20,10 @@ from snn_async.engines.numba.codes import (
     B,
     T,
 )
-from snn_async.engines.numba.events import emit
-from snn_async.engines.numba.jit import inlined
-from snn_async.engines.numba.listing import arrives, list_group, list_inputs, list_upstream
-from snn_async.engines.numba.steps import begin, forward_step
-from snn_async.engines.numba.turns import (
+from snn_async.engines.numba.forward.events import emit
+from snn_async.engines.numba.forward.listing import arrives, list_group, list_inputs, list_upstream
+from snn_async.engines.numba.forward.steps import begin, forward_step
+from snn_async.engines.numba.forward.turns import (
     end_of_phase,
     next_turn,
     release_level,
@@ -33,7 +32,8 @@ from snn_async.engines.numba.turns import (
     take_turn,
     turn_changes,
 )
-from snn_async.engines.numba.vectors import copy, keep, log_silent, nonzero, restore, settle
+from snn_async.engines.numba.forward.vectors import copy, keep, log_silent, nonzero, restore, settle
+from snn_async.engines.numba.jit import inlined
 
 
 @inlined

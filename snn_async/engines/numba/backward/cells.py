@@ -1,8 +1,7 @@
 """Adjoints of what reaches a junction's cells in one timestep."""
 
-from snn_async.engines.numba.adjoints import list_events, scaled
-from snn_async.engines.numba.codes import AND, CELL_CHANNELS, CELL_COUNT, LAYERED, MAX, NEVER, SUM, WINDOWS
-from snn_async.engines.numba.holds import (
+from snn_async.engines.numba.backward.adjoints import list_events, scaled
+from snn_async.engines.numba.backward.holds import (
     find_previous,
     follow_maximum,
     follow_sum,
@@ -10,10 +9,11 @@ from snn_async.engines.numba.holds import (
     start_maximum,
     would_be_maximum,
 )
+from snn_async.engines.numba.codes import AND, CELL_CHANNELS, CELL_COUNT, LAYERED, MAX, NEVER, SUM, WINDOWS
+from snn_async.engines.numba.forward.junctions import first_members
+from snn_async.engines.numba.forward.synapses import add_projection
+from snn_async.engines.numba.forward.vectors import copy
 from snn_async.engines.numba.jit import inlined
-from snn_async.engines.numba.junctions import first_members
-from snn_async.engines.numba.synapses import add_projection
-from snn_async.engines.numba.vectors import copy
 
 
 @inlined

@@ -1,0 +1,1 @@
+"""The replay, compiled: docs/design.md, section 5."""
