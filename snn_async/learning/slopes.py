@@ -60,9 +60,10 @@ def surrogate_slopes(
         for here, surrogate in spiking:
             first, last = graph.input_size + here.start, graph.input_size + here.stop
             rows = ((source >= first) & (source < last)).nonzero()[:, 0]
-            neuron = source[rows].long() - graph.input_size
-            at = threshold[neuron] if sample is None else threshold[sample[part][rows], neuron]
-            events[part.start + rows] = surrogate.derivative(potential[rows] - at)
+            neuron = source.gather(0, rows).long() - graph.input_size  # indexing would use all threads
+            at = threshold.gather(0, neuron) if sample is None else threshold[sample[part][rows], neuron]
+            slope = surrogate.derivative(potential.gather(0, rows) - at)
+            events[part].scatter_(0, rows, slope)
     if len(spiking) < len(graph.populations):
         silent.zero_()
     for here, surrogate in spiking:
