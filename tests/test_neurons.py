@@ -387,9 +387,7 @@ class Rounded(torch.autograd.Function):
 @pytest.mark.parametrize("reset", RESETS)
 @pytest.mark.parametrize("make", [snntorch.Leaky, lambda **o: snntorch.Synaptic(0.7, **o), snntorch.Lapicque])
 def test_quantized_states(make, reset):
-    module = make(
-        beta=0.8, learn_threshold=True, state_quant=Rounded.apply, reset_mechanism=reset, **ST
-    ).double()
+    module = make(beta=0.8, state_quant=Rounded.apply, reset_mechanism=reset, **ST).double()
     population, _ = check(module)
     assert not population.neuron.binary
 
@@ -478,6 +476,23 @@ def test_not_finite_parameters():
             model.read(build_population(model), inputs(SIZE)[0])
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: snntorch.Leaky(0.8),
+        lambda: snntorch.Synaptic(0.5, 0.8),
+        lambda: snntorch.StateLeaky(0.8, SIZE),
+    ],
+)
+def test_a_factor_on_spikes_that_is_new_is_noticed(make):
+    module = make()
+    model = build(module).neuron
+    model.read(build_population(model), inputs(SIZE)[0])
+    module.graded_spikes_factor.fill_(2.0)
+    with pytest.raises(UnsupportedModelError, match="graded_spikes_factor was 1.*asynchronize again"):
+        model.read(build_population(model), inputs(SIZE)[0])
+
+
 @pytest.mark.parametrize("decode", ["max-mem", "max-abs-mem", "mean-mem", "last_mem"])
 def test_decoding_readouts(decode):
     readout = neuron.NonSpikingLIFNode(1.7, decode)
@@ -532,12 +547,120 @@ def from_half(self, x, mem=None):
     return self.fire(mem), mem
 
 
+def with_parameter(value, charge):
+    """A class whose parameter has a value that hides what training will bring out."""
+    module = charging(charge)
+    module.p = nn.Parameter(torch.tensor(value))
+    return module
+
+
+def resting_a_while(self, x, r=None, mem=None):
+    r = torch.zeros_like(x) if r is None else r
+    mem = torch.zeros_like(x) if mem is None else mem
+    mem = 0.9 * mem + x * (r < 1)
+    spk = self.fire(mem)
+    return spk, (r - 1).clamp(min=0) + 3 * spk.detach(), mem - spk.detach() * self.threshold
+
+
+def bent_by_state(self, x):
+    self.v = 0.8 * self.v + x * (1 + self.p * self.v)
+
+
+def bent(self, x):
+    self.v = self.v + x + self.p * x**2
+
+
+def mixed(self, x):
+    self.v = self.v + x + self.p * x.mean(-1, keepdim=True)
+
+
+def scaled_spikes(self):
+    return self.surrogate_function(self.v - 1) * self.p
+
+
+def shared_out(self, x):
+    self.v = self.v + x / len(x)
+
+
+def centred(self, x):
+    self.v = self.v + (x - x.mean(0) if len(x) > 2 else x)
+
+
+def numbered(self, x):
+    self.v = self.v + x + torch.arange(len(x)).to(x)[:, None]
+
+
+def partly_detached(self, x):
+    self.v = self.v + 0.5 * x + 0.5 * x.detach()
+
+
+def straight_through(self, x):
+    self.v = self.v + x + x.abs() * (self.p - self.p.detach())
+
+
+def resetting(after, **options):
+    kind = type("Resetting", (neuron.SimpleIFNode,), {"neuronal_reset": after})
+    return kind(**SJ | options)
+
+
+def to_parameter(self, spike):
+    self.v = (1 - spike) * self.v + spike * self.p
+
+
+def clamped(self, spike):
+    self.v = ((1 - spike) * self.v).clamp(-50, 50)
+
+
+def clamped_after_subtraction(self, spike):
+    self.v = (self.v - spike * self.v_threshold).clamp(-50, 50)
+
+
+def forgetting(self, spike):
+    self.v = (1 - spike) * self.v.detach()
+
+
+def holding(module, **values):
+    for name, value in values.items():
+        setattr(module, name, value)
+    return module
+
+
+def learnt(value=0.7):
+    return nn.Parameter(torch.tensor(value))
+
+
 class Together(neuron.SimpleIFNode):
     def multi_step_forward(self, x_seq):
         return self.surrogate_function(x_seq.cumsum(0) - self.v_threshold)
 
 
 REFUSED = {
+    "with other values of its parameters, its potential is not affine": lambda: with_parameter(0.0, bent),
+    "with other values of its parameters, its neurons depend": lambda: with_parameter(0.0, mixed),
+    "with other values of its parameters, .*output is analog": lambda: holding(
+        firing(scaled_spikes), p=learnt(1.0)
+    ),
+    "a sample's step depends on its batch": lambda: charging(shared_out),
+    "its neurons depend on each other within a timestep, a barrier": lambda: charging(centred),
+    "step depends on its batch": lambda: charging(numbered),
+    "the gradient of its potential is not that of its value": lambda: charging(partly_detached),
+    "a part of it is detached": lambda: with_parameter(0.0, straight_through),
+    "is detached.; leave it attached": lambda: firing(
+        lambda self: self.surrogate_function(self.v.detach() - 1)
+    ),
+    "the gradient of what it sends": lambda: firing(
+        lambda self: self.surrogate_function(self.v - 1).detach()
+    ),
+    "LIFNode.: its v_reset is a tensor.*give a float": lambda: holding(neuron.LIFNode(), v_reset=learnt()),
+    **{
+        f"{kind.__name__}.: its v_threshold is a tensor.*give a float": lambda kind=kind: holding(
+            kind(), v_threshold=learnt()
+        )
+        for kind in (neuron.TernaryIFNode, neuron.TernaryLIFNode, neuron.ILIFNode, neuron.KLIFNode)
+    },
+    "learn_threshold=True is not supported with state_quant": lambda: snntorch.Leaky(
+        0.8, learn_threshold=True, state_quant=Rounded.apply
+    ),
     "its neurons depend on each other": lambda: charging(coupled),
     "its potential is not affine in its current": lambda: charging(squared),
     "is not affine": lambda: charging(rectified),
@@ -608,6 +731,33 @@ def test_what_a_neuron_keeps_does_not_depend_on_the_order_of_its_currents(make):
         kept.append(model.end(live, state, outcome))
     for together, apart in zip(*kept, strict=True):
         torch.testing.assert_close(together[acts.expand_as(together)], apart[acts.expand_as(apart)])
+
+
+RIGHT = {  # what once was read wrongly
+    "a gain that a parameter hid": (lambda: with_parameter(0.0, bent_by_state), None),
+    "a refractory counter": (lambda: stepping(resting_a_while), None),
+    "a reset to a parameter": (lambda: holding(resetting(to_parameter), p=learnt(0.2)), "none"),
+    "a hard reset, clamped": (lambda: resetting(clamped), "none"),
+    "a soft reset, clamped": (lambda: resetting(clamped_after_subtraction, v_reset=None), "none"),
+    "a hard reset that detaches the potential": (lambda: resetting(forgetting), "none"),
+    "KLIF with a k per channel": (
+        lambda: holding(neuron.KLIFNode(**SJ), k=nn.Parameter(torch.linspace(0.8, 1.4, 3)[:, None, None])),
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "reset"), RIGHT.values(), ids=RIGHT.keys())
+def test_readings_hold_for_any_values_of_parameters(make, reset):
+    module = make().double()
+    shape = IMAGE if isinstance(module, neuron.KLIFNode) else (SIZE,)
+    model = build(module, shape).neuron
+    assert reset is None or (model.reset == reset and not model.repeats)
+    if hasattr(module, "p"):
+        with torch.no_grad():
+            module.p += 0.3  # as training does, without another reading
+        assert build(module, shape).neuron == model
+    check(module, shape)
 
 
 class Unrolled(nn.Module):

@@ -1,6 +1,7 @@
 """snnTorch 1.0 neurons as neuron models: which class is which, and how a class's own step is run."""
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +64,7 @@ def _linear(where: str, path: str, module: Any, base: type, shape: tuple[int, ..
     reset: Any = {"subtract": "subtract", "zero": to_zero, "none": None}[kind]
     return LinearNeuron(
         module=module,
-        parameters=_read_lapicque if base is snntorch.Lapicque else _read_leaky,
+        parameters=_noticing(module, _read_lapicque if base is snntorch.Lapicque else _read_leaky),
         surrogate=module.spike_grad,
         **firing(where, module.spike_grad),
         reset=(reset if at_once else None) or "none",
@@ -129,7 +130,7 @@ def _state_leaky(where: str, path: str, module: Any, shape: tuple[int, ...] | No
     check_sizes(path, module, shape, tau=module.tau, threshold=module.threshold)
     return LinearNeuron(
         module=module,
-        parameters=_read_state_leaky,
+        parameters=_noticing(module, _read_state_leaky),
         surrogate=module.spike_grad,
         **firing(where, module.spike_grad),
         reset="none",
@@ -155,7 +156,7 @@ def _delta(where: str, path: str, module: Any, shape: tuple[int, ...] | None) ->
         )
     return DeltaNeuron(
         module=module,
-        parameters=_read_delta,
+        parameters=_noticing(module, _read_delta),
         surrogate=Mapped(module.spike_grad, torch.abs, float(module.delta_threshold)),
         inclusive=firing(where, module.spike_grad)["inclusive"],
         binary=False,
@@ -193,13 +194,42 @@ def _quantized(where: str, module: Any) -> Mapped:
         raise UnsupportedModelError(
             f"{where}: state_quant needs one threshold for all neurons, not {module.threshold.numel()}"
         )
-    return Mapped(module.spike_grad, module.state_quant, float(module.threshold.detach()))
+    if isinstance(module.threshold, nn.Parameter):
+        raise UnsupportedModelError(
+            f"{where}: learn_threshold=True is not supported with state_quant; use learn_threshold=False"
+        )
+    return Mapped(module.spike_grad, module.state_quant, float(module.threshold))
 
 
 def grades(module: Any) -> bool:
     """Return whether a module has a factor on its spikes that is not 1 for good."""
     factor: Any = getattr(module, "graded_spikes_factor", None)
     return factor is not None and (isinstance(factor, nn.Parameter) or bool((factor != 1).any()))
+
+
+def check_ungraded(module: Any) -> None:
+    """Raise UnsupportedModelError if a module got a factor on its spikes that the graph does not have."""
+    if grades(module):
+        raise UnsupportedModelError(
+            f"snntorch.{type(module).__name__}: its graded_spikes_factor was 1 and was changed after asynchronize; "
+            "call asynchronize again"
+        )
+
+
+@dataclass(frozen=True)
+class _Ungraded:
+    """Reads a module's parameters as long as it has no factor on its spikes."""
+
+    read: Callable[[Any], Any]
+
+    def __call__(self, module: Any) -> Any:
+        check_ungraded(module)
+        return self.read(module)
+
+
+def _noticing(module: Any, read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return `read`, which also notices a factor on spikes if there was none."""
+    return read if grades(module) else _Ungraded(read)
 
 
 def state_names(module: Any) -> tuple[str, ...]:
@@ -213,9 +243,9 @@ def state_names(module: Any) -> tuple[str, ...]:
 def _step_of(where: str, module: Any, shape: tuple[int, ...] | None) -> OwnStep:
     names = state_names(module)
     if names:
-        return CallStep(_potential_first(names), names)
+        return CallStep(_potential_first(names), grades(module), names)
     names = () if shape is None else _changed_by(where, module, shape)
-    return AttributeStep(_potential_first(names))
+    return AttributeStep(_potential_first(names), grades(module))
 
 
 def potential_name(names: tuple[str, ...]) -> str:
@@ -267,7 +297,23 @@ def copied(module: Any, charging: bool) -> Any:
 
 
 @dataclass(frozen=True)
-class CallStep(OwnStep):
+class SnnTorchStep(OwnStep):
+    """A step of a class of this library.
+
+    Attributes:
+        graded: whether the graph has a layer for the factor on its spikes.
+    """
+
+    graded: bool
+    surrogate = "spike_grad"
+
+    def check(self, module: nn.Module) -> None:
+        if not self.graded:
+            check_ungraded(module)
+
+
+@dataclass(frozen=True)
+class CallStep(SnnTorchStep):
     """`forward(input, *states)`, which returns the spikes and the states.
 
     Attributes:
@@ -275,7 +321,6 @@ class CallStep(OwnStep):
     """
 
     order: tuple[str, ...]
-    surrogate = "spike_grad"
 
     def copy(self, module: nn.Module, charging: bool = False) -> nn.Module:
         return copied(module, charging)
@@ -304,10 +349,8 @@ class CallStep(OwnStep):
 
 
 @dataclass(frozen=True)
-class AttributeStep(OwnStep):
+class AttributeStep(SnnTorchStep):
     """`forward(input)` of a class that keeps its states in attributes."""
-
-    surrogate = "spike_grad"
 
     def copy(self, module: nn.Module, charging: bool = False) -> nn.Module:
         own = copied(module, charging)

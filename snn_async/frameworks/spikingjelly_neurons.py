@@ -61,6 +61,14 @@ def make(where: str, path: str, module: Any, shape: tuple[int, ...] | None) -> N
 
 
 def _linear(where: str, path: str, module: Any, kind: type, shape: tuple[int, ...] | None) -> Neuron:
+    frozen = (
+        ("v_reset", "v_threshold") if kind in (*TERNARY, neuron.ILIFNode, neuron.KLIFNode) else ("v_reset",)
+    )
+    for name in frozen:
+        if isinstance(getattr(module, name), Tensor):
+            raise UnsupportedModelError(
+                f"{where}: its {name} is a tensor, which is not followed; give a float"
+            )
     start = module.get_reset_value("v")
     if not isinstance(start, int | float):
         raise UnsupportedModelError(f"{where}: its reset value of v is no number ({start!r}); give a float")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from snn_async.neurons.base import Charge, Outcome, State
-from snn_async.neurons.linear import LinearNeuron, LinearParameters, check_finite, span
+from snn_async.neurons.linear import LinearNeuron, LinearParameters, check_finite, per_neuron, span
 
 if TYPE_CHECKING:
     from snn_async.graph import Population
@@ -40,7 +40,8 @@ class KLIFNeuron(LinearNeuron):
     scale_reset: bool = False
 
     def read(self, population: "Population", like: Tensor) -> KLIFParameters:  # type: ignore[override]
-        live = KLIFParameters(super().read(population, like), self.scale(self.module).to(like))
+        scale = per_neuron(self.scale(self.module).to(like), population)
+        live = KLIFParameters(super().read(population, like), scale)
         check_finite(population, scale=live.scale)
         return live
 

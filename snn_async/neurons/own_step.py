@@ -77,6 +77,9 @@ class OwnStep(ABC):
     def threshold(self, own: Any, like: Tensor) -> Any:
         """Return what the class calls its threshold, which gives potentials their scale; 0 without one."""
 
+    def check(self, module: nn.Module) -> None:  # noqa: B027
+        """Raise UnsupportedModelError if the module is no longer what the step was made for."""
+
     def run(self, own: Any, current: Tensor, states: States | None, answer: Answer) -> Done:
         """Run a copy for one timestep with `answer` in the place of its surrogate function."""
         stand_in = StandIn(answer)

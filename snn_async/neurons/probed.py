@@ -35,16 +35,12 @@ Call = Literal["fires", "fired", "fired once", "above"]
 
 
 class Live(NamedTuple):
-    """Copies of a population's module, one to charge and one to end a timestep with, and how its neurons lie.
-
-    `gain` is the potential per unit of current, (1, size), where that is the same in every state.
-    """
+    """Copies of a population's module, one to charge and one to end a timestep with, and how its neurons lie."""
 
     charging: nn.Module
     ending: nn.Module
     shape: tuple[int, ...]
     grid: Grid
-    gain: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,6 @@ class ProbedNeuron(Neuron):
     Attributes:
         step: how the class is run.
         calls: what the calls of the surrogate function in one step ask, in order.
-        constant_gain: the gain is the same in every state.
         moving_threshold: the threshold is the potential that is kept without a spike, less what is asked.
         reset_holds: a neuron that spiked ends its timestep at `reset_value`; what arrives after its last spike acts on
             its other states alone. So a hard reset beside a state that currents reach does as it does with the barrier.
@@ -65,7 +60,6 @@ class ProbedNeuron(Neuron):
 
     step: OwnStep = None  # type: ignore[assignment]
     calls: tuple[Call, ...] = ()
-    constant_gain: bool = False
     moving_threshold: bool = False
     reset_holds: bool = False
     own_refractory: Refractory = "integrate"
@@ -82,6 +76,7 @@ class ProbedNeuron(Neuron):
 
     def read(self, population: "Population", like: Tensor) -> Live:
         module, step = self.module, self.step
+        step.check(module)
         live = Live(step.copy(module, charging=True), step.copy(module), population.shape, population.grid)
         with torch.no_grad():
             rest = self.rest(live, 1, like)
@@ -90,7 +85,7 @@ class ProbedNeuron(Neuron):
             after = self.end(live, rest, Outcome(zero, zero, charge.base.expand_as(zero)))
         if not all(bool(value.isfinite().all()) for value in (*charge, *after)):
             raise UnsupportedModelError(f"{population.name!r}: {_not_finite(module)}; restore finite values")
-        return live._replace(gain=self.begin(live, rest).gain) if self.constant_gain else live
+        return live
 
     def rest(self, live: Live, samples: int, like: Tensor) -> State:
         frame = like.new_zeros((samples, *live.shape))
@@ -115,12 +110,9 @@ class ProbedNeuron(Neuron):
             threshold = without.states[0] - at_zero
         else:
             threshold = spread(self.step.threshold(live.charging, silent), silent)
-        base, threshold = self._units(live, (at_zero + threshold, threshold), state[0])
-        if live.gain is not None:
-            return Charge(base, live.gain, threshold)
         with_one = self._run(live.charging, torch.ones_like(silent), states, fired, silent)
-        (gain,) = self._units(live, (self._excess(with_one) - at_zero,), state[0])
-        return Charge(base, gain, threshold)
+        gain = self._excess(with_one) - at_zero
+        return Charge(*self._units(live, (at_zero + threshold, gain, threshold), state[0]))
 
     def end(self, live: Live, state: State, outcome: Outcome) -> State:
         states, fired = self._framed(live, state)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from snn_async.errors import UnsupportedModelError
-from snn_async.neurons.own_step import Done, OwnStep, States, spread
+from snn_async.neurons.own_step import Done, OwnStep, States, spread, twin
 from snn_async.neurons.probed import Call, ProbedNeuron
 
-SAMPLES = 2
+SAMPLES = 3
 
 
 class Reading(NamedTuple):
@@ -28,7 +28,6 @@ class Reading(NamedTuple):
     moving_threshold: bool
     reset_holds: bool
     own_refractory: str
-    constant_gain: bool = False
 
 
 def probed_neuron(
@@ -63,8 +62,46 @@ def read_own_step(
     key = (step, shape, graded, _settings(module))
     if _READ.get(module, (None,))[0] != key:
         with torch.no_grad(), torch.random.fork_rng(devices=()):
-            _READ[module] = key, _Probe(where, module, step, shape, graded).read()
+            probes = [_Probe(where, module, step, shape, graded)]
+            reading = probes[0].read()
+            held, few = _tensors(module), shape
+            if all(value.numel() <= 1 for value in held):  # neurons are alike: some will do
+                few = tuple(min(side, 4) for side in shape)
+            for amount in (0.01, -0.01) if held else ():  # it has to hold for any values of the parameters
+                probe = _Probe(where, moved(module, amount), step, few, graded, moved=True)
+                if probe.runs():
+                    reading = probe.common(reading, probe.read())
+                    probes.append(probe)
+            for probe in probes:
+                probe.check_gradients()
+            _READ[module] = key, reading
     return _READ[module][1]
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    """Return what `moved` gives other values."""
+    tables = (t for own in module.modules() for t in (vars(own), own._parameters, own._buffers))
+    held = (value for table in tables for value in table.values() if isinstance(value, Tensor))
+    return [value for value in held if value.is_floating_point()]
+
+
+def moved(module: nn.Module, amount: float, generator: torch.Generator | None = None) -> nn.Module:
+    """Return a copy of a module of which every parameter, buffer and tensor has other values."""
+    own = twin(module)
+    generator = torch.Generator().manual_seed(1) if generator is None else generator
+
+    def change(value: Any) -> Any:
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            return value
+        drawn = torch.rand(value.shape, generator=generator, dtype=torch.float64).to(value)
+        new = value.detach() + amount * (1 + value.detach().abs()) * (0.5 + drawn)
+        return nn.Parameter(new) if isinstance(value, nn.Parameter) else new
+
+    for table in (own.__dict__, own._parameters, own._buffers):
+        table.update({name: change(value) for name, value in table.items() if isinstance(value, Tensor)})
+    for name, child in own._modules.items():
+        own._modules[name] = None if child is None else moved(child, amount, generator)
+    return own
 
 
 # Models are compared with what was read of them whenever they may have changed, as they do in each layered run.
@@ -81,15 +118,32 @@ def _settings(module: nn.Module) -> tuple[Any, ...]:
     return (type(module), *values, *map(id, module.children()), *tensors)
 
 
+_OWN_RESET: dict[str, Any] = dict(
+    reset="none",
+    reset_value=0.0,
+    detach_reset=False,
+    repeats=False,
+    moving_threshold=False,
+    reset_holds=False,
+)
+
+
 class _Probe:
     def __init__(
-        self, where: str, module: nn.Module, step: OwnStep, shape: tuple[int, ...], graded: bool
+        self,
+        where: str,
+        module: nn.Module,
+        step: OwnStep,
+        shape: tuple[int, ...],
+        graded: bool,
+        moved: bool = False,
     ) -> None:
-        self.where, self.module, self.step, self.graded = where, module, step, graded
+        self.where, self.module, self.step, self.graded, self.moved = where, module, step, graded, moved
         held = [t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
         device = held[0].device if held else torch.device("cpu")
         self.zero = torch.zeros((SAMPLES, *shape), dtype=torch.float64, device=device)
         self.generator = torch.Generator().manual_seed(0)
+        self.moving: list[bool] = []  # of every call, once `read`
         self.single = False  # whether the class computes in single precision
         rest = self._attempt(lambda: step.rest(step.copy(module), self.zero))
         self.rest = tuple(spread(state, self.zero) for state in rest)
@@ -100,8 +154,38 @@ class _Probe:
         moving = self._check_calls(charging, current, states)
         self._check_rest(current, len(moving))
         self._check_elementwise(charging, current, states)
-        gains = [self._gain(charging, self.states(), moving) for _ in range(2)]
-        return self._resets(self._calls(moving))._replace(constant_gain=self.close(*gains))
+        self._check_samples(charging, current, states)
+        for _ in range(2):
+            self._gain(charging, self.states(), moving)
+        self.moving = moving
+        return self._resets(self._calls(moving))
+
+    def runs(self) -> bool:
+        """Return whether the class runs at all with these parameters, and gives numbers."""
+        try:
+            own, (current, *states) = self.step.copy(self.module), (self.normal(2), *self.states())
+            done = self.step.run(own, current, tuple(states), lambda k, x: (x > 0).to(self.zero))
+        except Exception:  # values that the class itself does not take
+            return False
+        return all(bool(value.isfinite().all()) for value in (*done.asked, *done.states))
+
+    def common(self, a: Reading, b: Reading) -> Reading:
+        """Return what holds with the parameters of either reading; a reset that differs is the class's own."""
+        if a.calls != b.calls:
+            raise self._refused(
+                "what its surrogate function is asked depends on the values of its parameters; ask the same always"
+            )
+        a = a._replace(
+            detach_reset=a.detach_reset and b.detach_reset,
+            own_refractory="discard" if a.own_refractory == b.own_refractory == "discard" else "integrate",
+        )
+        alike = all(
+            getattr(a, name) == getattr(b, name)
+            for name in ("reset", "repeats", "moving_threshold", "reset_holds")
+        )
+        if alike and self.close(a.reset_value, b.reset_value):
+            return a
+        return a._replace(**_OWN_RESET)
 
     # -- running ---------------------------------------------------------------------------------------
 
@@ -126,9 +210,9 @@ class _Probe:
         if given is not None and not all(map(torch.equal, given, states)):  # type: ignore[arg-type]
             raise self._refused("it changes its state in place; make a new tensor instead")
         kept = len(done.states) == len(self.rest) and all(
-            isinstance(state, Tensor) and state.shape == self.zero.shape for state in done.states
+            isinstance(state, Tensor) and state.shape == current.shape for state in done.states
         )
-        if not isinstance(done.sent, Tensor) or done.sent.shape != self.zero.shape or not kept:
+        if not isinstance(done.sent, Tensor) or done.sent.shape != current.shape or not kept:
             raise self._refused(
                 f"its step does not give a spike and the states {', '.join(self.step.names)} for every neuron, of its "
                 f"current's shape {tuple(self.zero.shape)}"
@@ -154,13 +238,15 @@ class _Probe:
         return drawn.to(self.zero)
 
     def close(self, a: Any, b: Any) -> bool:
-        tolerance = 1e-4 if self.single else 1e-8
+        single = any(isinstance(value, Tensor) and value.dtype == torch.float32 for value in (a, b))
+        tolerance = 1e-4 if self.single or single else 1e-8
         a, b = (torch.as_tensor(value, dtype=torch.float64) for value in (a, b))
         scale = max(1.0, float(a.abs().max()), float(b.abs().max()))
         return bool(((a - b).abs() <= tolerance * scale).all())
 
     def _refused(self, why: str) -> UnsupportedModelError:
-        return UnsupportedModelError(f"{self.where} cannot be run event by event: {why}")
+        when = "with other values of its parameters, " if self.moved else ""
+        return UnsupportedModelError(f"{self.where} cannot be run event by event: {when}{why}")
 
     # -- one step --------------------------------------------------------------------------------------
 
@@ -236,6 +322,55 @@ class _Probe:
                 if not self.close(a[~changed], b[~changed]):
                     raise self._refused("its neurons depend on each other within a timestep, a barrier")
 
+    def _check_samples(self, charging: nn.Module, current: Tensor, states: States) -> None:
+        """Raise UnsupportedModelError if a sample runs otherwise in a batch than alone."""
+        answer = self.bits()
+        for own in (charging, None):
+            together = self.run(own, current, states, [answer])
+            for k in range(SAMPLES):
+                one = slice(k, k + 1)
+                alone = self.run(own, current[one], tuple(state[one] for state in states), [answer[one]])
+                for a, b in zip(
+                    (*together.asked, *together.states), (*alone.asked, *alone.states), strict=True
+                ):
+                    if not self.close(a[one], b):
+                        raise self._refused(
+                            "a sample's step depends on its batch; compute every sample as if it were alone"
+                        )
+
+    def check_gradients(self) -> None:
+        """Raise UnsupportedModelError unless autograd sees what values show: an affine charge, and spikes sent."""
+        charging = self.step.copy(self.module, charging=True)
+        fires, weight = self.moving.index(True), self.normal(1)
+        with torch.enable_grad():
+            current, *held = (value.clone().requires_grad_() for value in (self.normal(2), *self.states()))
+            answers = [self.bits().requires_grad_() for _ in self.moving]
+            leaves = [current, *held, *(p for p in charging.parameters() if p.requires_grad)]
+
+            def excess(x: Tensor) -> Tensor:
+                return self.run(charging, x, tuple(held), answers).asked[fires]
+
+            at_zero, at_one = excess(self.zero), excess(self.zero + 1)
+            kinds = (excess(current), at_zero + (at_one - at_zero) * current)
+            for a, b in zip(*(self._gradients(weight * u, leaves) for u in kinds), strict=True):
+                if not self.close(a, b):
+                    raise self._refused(
+                        "the gradient of its potential is not that of its value (a part of it is detached); "
+                        "leave it attached"
+                    )
+            sent = self.run(None, current, tuple(held), answers).sent
+            (by_spike,) = self._gradients(weight * sent, [answers[fires]])
+            if not self.close(by_spike, weight):
+                raise self._refused(
+                    "the gradient of what it sends is not that of its surrogate function; send its spikes as they are"
+                )
+
+    def _gradients(self, value: Tensor, leaves: list[Tensor]) -> list[Tensor]:
+        if not value.requires_grad:
+            return [torch.zeros_like(leaf) for leaf in leaves]
+        found = torch.autograd.grad(value.sum(), leaves, retain_graph=True, allow_unused=True)
+        return [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, leaves, strict=True)]
+
     # -- over two steps --------------------------------------------------------------------------------
 
     def _calls(self, moving: list[bool]) -> tuple[Call, ...]:
@@ -281,21 +416,28 @@ class _Probe:
         own, fires, others = self.step.copy(self.module), calls.index("fires"), self.bits()
         states = self.states()
         starts = [(self.normal(2), states), (self.normal(2), states), (self.normal(2), self.states())]
+        far = 30 if self.single else 1000  # where a clamp would show
+        starts.append((far * self.normal(2), states))
+        starts.append((far * self.normal(2), tuple(far * state for state in self.states())))
 
         def after(start: tuple[Tensor, States], spikes: Tensor) -> Done:
             return self.run(own, *start, [spikes if call == "fires" else others for call in calls])
 
         silent, once, twice = ([after(start, self.zero + count) for start in starts] for count in range(3))
         steps = list(zip(silent, once, twice, strict=True))
+        if not all(bool(value.isfinite().all()) for value in (*silent[-1].asked, *silent[-1].states)):
+            steps, silent = steps[:-1], silent[:-1]  # an exponential of its state, say
         named = spread(self.step.threshold(own, self.zero), self.zero)
         moving = [done.states[0] - done.asked[fires] for done in silent]
-        reset, moves = self._kind(steps, fires, [named] * 3), False
-        if reset == "own" and self.close(*moving[:2]):
+        reset, moves = self._kind(steps, fires, [named] * len(steps)), False
+        if reset == "own" and self.close(moving[0], moving[1]) and self.close(moving[0], moving[3]):
             reset, moves = self._kind(steps, fires, moving), True
         acts = not self.close(once[0].asked[fires], once[1].asked[fires])
         keeps = not self._close_all(once[0].states, once[1].states)
         holds = reset == "value" and acts and keeps  # a current that follows a spike reaches another state
-        if holds and moves:
+        if (holds and moves) or (
+            reset == "value" and not self._sets_gradients(own, calls, silent[0], starts[0])
+        ):
             reset = "own"
         at_once = reset in ("subtract", "value")
         return Reading(
@@ -337,6 +479,21 @@ class _Probe:
             for (silent, *_), theta in zip(steps, thresholds, strict=True)
         )
         return "value" if sets and not self.graded else "own"
+
+    def _sets_gradients(
+        self, own: nn.Module, calls: tuple[Call, ...], silent: Done, start: tuple[Tensor, States]
+    ) -> bool:
+        """Return whether autograd sees a hard reset as u + s (value - u), s detached or not."""
+        fires, spikes, others = calls.index("fires"), self.bits(), self.bits()
+        with torch.enable_grad():
+            current, spikes = start[0].clone().requires_grad_(), spikes.requires_grad_()
+            answers = [spikes if call == "fires" else others for call in calls]
+            done = self.run(own, current, start[1], answers)
+            by_current, by_spike = self._gradients(done.states[0], [current, spikes])
+            (gain,) = self._gradients(done.asked[fires], [current])
+        value = done.states[0].detach()[spikes > 0][0]
+        follows = not bool(by_spike.any()) or self.close(by_spike, value - silent.states[0])
+        return follows and self.close(by_current, (1 - spikes.detach()) * gain)
 
     def _detaches(self, own: nn.Module, calls: tuple[Call, ...]) -> bool:
         """Return whether the potential after a spike has no gradient by it."""
