@@ -30,7 +30,7 @@ class EventLog:
         left: (L,) rows that are pending when the timestep ends, in the order of `Simulation.pending`.
         silent_step: (B, N) forward step of a neuron's last evaluation if it was decisive without a spike, else -1
             (it ended the timestep refractory, or was never evaluated since its last spike).
-        silent_potential, silent_current: (B, N) potential and current at that evaluation; 0 where there is none.
+        silent_potential: (B, N) potential at that evaluation; 0 where there is none.
         turn_step: (B, P + J) forward step in which a population took its turn, -1 if it never did; for a junction that
             waits, the last forward step before it was released; -1 for other junctions.
     """
@@ -49,5 +49,4 @@ class EventLog:
     left: Tensor
     silent_step: Tensor
     silent_potential: Tensor
-    silent_current: Tensor
     turn_step: Tensor

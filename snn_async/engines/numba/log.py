@@ -96,7 +96,6 @@ class NumbaLog(EventLog):
     rows: records.Log
 
     def __init__(self, net: records.Net, rules: records.Rules, rows: records.Log) -> None:
-        silent = rows.silent_step[0] >= 0
         self.__dict__.update(
             net=net,
             layered=rules.scheduler == codes.LAYERED,
@@ -108,7 +107,6 @@ class NumbaLog(EventLog):
             current=torch.from_numpy(rows.current),
             left=torch.from_numpy(rows.left),
             silent_potential=torch.from_numpy(rows.silent_potential[0]),
-            silent_current=torch.from_numpy(np.where(silent, rows.arrived[0], 0)),
             source=_integers(rows.source),
             step=_integers(rows.step),
             cell=_integers(rows.cell),

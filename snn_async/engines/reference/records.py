@@ -62,7 +62,6 @@ def _log(runs: list[SampleRun]) -> EventLog:
         ),
         silent_step=_stack(runs, "silent_step"),
         silent_potential=_stack(runs, "silent_potential"),
-        silent_current=_stack(runs, "silent_current"),
         turn_step=_stack(runs, "turn_step"),
     )
 

@@ -14,7 +14,7 @@ class SampleRun(ForwardSteps):
 
     Attributes:
         potential: (N,) at the end.
-        silent_step, silent_potential, silent_current: (N,) see `EventLog`.
+        silent_step, silent_potential: (N,) see `EventLog`.
     """
 
     def run(self, frame: Tensor) -> "SampleRun":
@@ -29,7 +29,6 @@ class SampleRun(ForwardSteps):
         silent = self.able & (self.last_evaluation > self.last_spike)
         self.silent_step = torch.where(silent, self.last_evaluation, NOT_YET)
         self.silent_potential = torch.where(silent, self.potential, 0)
-        self.silent_current = torch.where(silent, self.current, 0)
         if self.execution.leftover == "drop":
             self.pending = []
         return self

@@ -248,7 +248,6 @@ class BatchRun(ForwardSteps):
                 carried=self.carried,
                 silent_step=torch.where(silent, self.silent_step, NOT_YET),
                 silent_potential=torch.where(silent, potential, 0.0),
-                silent_current=torch.where(silent, self.current, 0.0),
                 turn_step=self.turn_step,
             )
         return Simulation(
