@@ -198,3 +198,13 @@ def test_a_readout_decodes_as_its_framework_does(decode):
     run = snn_async.asynchronize(model, forward_group_size=None).run(inputs())
     torch.testing.assert_close(run.output, expected, rtol=1e-10, atol=1e-10)
     assert run.potentials.shape == (T, B, SIZES[-1])
+
+
+def test_surrogates_that_return_single_precision_train_a_double_model(engine):
+    """snnTorch's own surrogates do, whatever the precision of the model."""
+    surrogate_function = snntorch.surrogate.atan()
+    assert surrogate_function(torch.zeros(1, dtype=torch.float64)).dtype == torch.float32
+    model = snntorch_model(leaky(spike_grad=surrogate_function))
+    net = snn_async.asynchronize(model, forward_group_size=2, backend=engine).eval()
+    gradients = torch.autograd.grad(net(inputs()).sum(), list(model.parameters())[:-1])
+    assert all(gradient.dtype == torch.float64 and gradient.abs().sum() > 0 for gradient in gradients)
