@@ -67,7 +67,7 @@ def timeline(
             "draw a smaller network, or plots.raster of a run"
         )
     bands = _bands(net.graph)
-    height = max(place + 1 for place in _places(net.graph, bands))
+    height = max(place + 1 for place in _places(bands))
     columns = [max(_steps(trace, t) for trace in traces) for t in range(len(shown))]
     if figure is None:
         width = 1.6 + 0.66 * (sum(columns) + len(columns))
@@ -187,7 +187,7 @@ def _bands(graph: Graph) -> dict[str, tuple[float, int]]:
     return bands
 
 
-def _places(graph: Graph, bands: Mapping[str, tuple[float, int]]) -> Iterator[float]:
+def _places(bands: Mapping[str, tuple[float, int]]) -> Iterator[float]:
     return (base + size - 1 for base, size in bands.values())
 
 
@@ -202,7 +202,7 @@ def _spikes(trace: Trace) -> Spikes:
 def _draw(axes: "Axes", graph: Graph, trace: Trace, columns: list[int], only_here: Spikes) -> None:
     bands = _bands(graph)
     first = [sum(columns[:t]) + t for t in range(len(columns))]  # one empty column between timesteps
-    top = max(_places(graph, bands)) + 0.5
+    top = max(_places(bands)) + 0.5
 
     def y(event: TraceEvent) -> float:
         return bands[event.population][0] + event.index
