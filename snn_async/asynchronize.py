@@ -1,15 +1,16 @@
 """`asynchronize`: a source model in, a network without layer synchronization out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from snn_async import checks
-from snn_async.capture import read_model
+from snn_async.capture import check_model, kind_of
 from snn_async.engines.choice import check_backend
 from snn_async.engines.contract import Engine
-from snn_async.errors import UnsupportedModelError
+from snn_async.errors import OptionError, UnsupportedModelError
 from snn_async.network import AsyncNetwork
 from snn_async.options import Options
 
@@ -17,21 +18,24 @@ from snn_async.options import Options
 def asynchronize(
     model: nn.Module,
     *,
+    example_inputs: Tensor | Sequence[Any] | Mapping[str, Any] | None = None,
     input_shape: Sequence[int] | None = None,
     backend: str | Engine = "auto",
     seed: int = 0,
     **options: Any,
 ) -> AsyncNetwork:
-    """Return `model` as a network in which no layer waits for another; parameters are shared, not copied.
+    """Return `model` as a network without layer synchronization; parameters are shared, not copied.
+
+    The network is called as the model is. The model's forward is run once on fake tensors for every shape of input, and
+    everything that it calls is followed: loops over time, lists and dictionaries of states, encoders in front of the
+    first neuron and readouts behind the last one. `net.describe()` shows how it was understood.
 
     Args:
-        model: an snnTorch or SpikingJelly model that torch.fx can trace, of spiking neurons, Linear, Conv1d and
-            Conv2d, BatchNorm, pooling, nearest upsampling, Flatten, Dropout, sums (residual ADD), products of spikes
-            (SEW's AND and IAND), recurrent edges, and other layers that are linear: an `nn.Sequential` (nested too), a
-            module whose forward is one timestep, or one that loops over a fixed number of equal steps. A model that
-            ends in a layer without a neuron returns that layer's currents as potentials.
-        input_shape: of one sample, such as (2, 34, 34). Convolutional models get their sizes from it; if None, at the
-            first run, which then raises what would be raised here.
+        model: an snnTorch or SpikingJelly model. Its forward runs all timesteps, in a loop or as an axis in front of its
+            neurons, or one timestep per call.
+        example_inputs: what the network will be called with (a tensor, a sequence of arguments, or a mapping of keyword
+            arguments), so that everything that can be refused is refused now; if None, at the first call.
+        input_shape: of one sample in one timestep, such as (2, 34, 34): for example inputs of T = 2 timesteps of 1 sample.
         backend: "numba", "torch", "reference", or "auto": numba where it can run the graph, else torch (`net.backend`
             says which it chose); or an object with the interface of `snn_async.engines.contract.Engine`.
         seed: of the schedule in evaluation; in training it comes from torch's generator.
@@ -40,7 +44,7 @@ def asynchronize(
 
     Raises:
         OptionError: for an option out of range or unknown.
-        InputError: for an `input_shape` that a layer cannot take.
+        InputError: for example inputs that cannot be run.
         UnsupportedModelError: for a model, module or parameter that cannot be mapped exactly.
         UnsupportedByEngineError: if the chosen engine cannot run the graph or an option.
     """
@@ -50,8 +54,15 @@ def asynchronize(
         )
     checked = Options(**options)
     check_backend(backend)
-    shape = None if input_shape is None else checks.check_input_shape(input_shape)
-    net = AsyncNetwork(model, read_model(model), checked, backend, checks.check_seed(seed))
-    if shape is not None:
-        net.plan(shape)
+    if example_inputs is not None and input_shape is not None:
+        raise OptionError("example_inputs and input_shape both say what the network is called with; give one")
+    net = AsyncNetwork(check_model(model), checked, backend, checks.check_seed(seed))
+    if input_shape is not None:
+        dtype, device = kind_of(model)
+        shape = checks.check_input_shape(input_shape)
+        net.plan(torch.zeros((2, 1, *shape), dtype=dtype, device=device))
+    elif isinstance(example_inputs, Mapping):
+        net.plan(**example_inputs)
+    elif example_inputs is not None:
+        net.plan(*([example_inputs] if isinstance(example_inputs, Tensor) else example_inputs))
     return net

@@ -1,6 +1,5 @@
 """Checks of options and inputs: one clear error, before any work is done."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,6 @@ from torch import Tensor
 
 from snn_async.errors import InputError, OptionError
 from snn_async.graph import Graph
-from snn_async.graph.grids import to_units
 from snn_async.neurons import REFRACTORY_MODES
 
 
@@ -61,57 +59,6 @@ def check_input_shape(shape: Any) -> tuple[int, ...]:
             f"input_shape={shape!r} must be the shape of one sample, such as (2, 34, 34): integers of at least 1"
         )
     return tuple(map(int, sides))
-
-
-def check_dimensions(x: Any) -> None:
-    """Raise InputError for anything but floating or integer values in a (T, B, ...) tensor."""
-    if not isinstance(x, Tensor):
-        raise InputError(f"x is a {type(x).__name__}; pass a torch tensor (T, B, ...)")
-    if x.layout != torch.strided or x.is_quantized or x.is_nested:
-        raise InputError(
-            f"x is a sparse, quantized or nested tensor ({x.layout}); pass a dense one: x.to_dense()"
-        )
-    if x.dim() < 3:
-        raise InputError(
-            f"x has shape {tuple(x.shape)}; it must be (T, B, ...): time first, then samples. "
-            "For one frame of a batch use x.unsqueeze(0)"
-        )
-    if x.dtype == torch.bool or x.dtype.is_complex:
-        raise InputError(f"x has dtype {x.dtype}, which is neither floating nor integer; use x.float()")
-    if 0 in x.shape[:2]:
-        raise InputError(
-            f"x has shape {tuple(x.shape)}: T={x.shape[0]} timesteps and B={x.shape[1]} samples; give at least 1"
-        )
-
-
-def check_input(x: Any, graph: Graph, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return x as (T, B, S) of the model's dtype, in unit order (`snn_async.graph.grids`).
-
-    Raises:
-        InputError: for anything but floating or integer values in a (T, B, ...) tensor on the model's device
-            whose features are what the graph's input takes.
-    """
-    check_dimensions(x)
-    steps, samples, *features = x.shape
-    if graph.flatten:
-        if math.prod(features) != graph.input_size:
-            raise InputError(
-                f"x has {math.prod(features)} features per sample (shape {tuple(features)}), but the model takes "
-                f"{graph.input_size}"
-            )
-    elif tuple(features) != graph.input_shape:
-        takes = ", ".join(map(str, graph.input_shape))
-        way_out = (
-            "flatten it with x.flatten(2) or put nn.Flatten() first in the model"
-            if len(graph.input_shape) == 1
-            else "give it that shape"
-        )
-        raise InputError(f"x has shape {tuple(x.shape)}, but the model takes (T, B, {takes}); {way_out}")
-    if x.device != device:
-        raise InputError(f"x is on {x.device}, the model on {device}; use x.to({str(device)!r})")
-    if x.is_inference() and not torch.is_inference_mode_enabled():
-        x = x.clone()
-    return to_units(x.reshape(steps, samples, -1), graph.input_grid).to(dtype)
 
 
 def not_finite(x: Tensor) -> InputError:

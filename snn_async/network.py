@@ -1,6 +1,8 @@
 """A source model as a network without layer synchronization; `snn_async.asynchronize` makes one."""
 
-from collections.abc import Mapping, Sequence
+import copy
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
@@ -8,47 +10,67 @@ import torch
 from torch import Tensor, nn
 
 from snn_async import checks
+from snn_async.capture import Encoded, Observed, arguments_of, capture, kind_of
 from snn_async.engines.choice import choose_engine
 from snn_async.engines.contract import Engine, Execution, PendingEvents
-from snn_async.errors import CheckpointError, InputError, UnsupportedModelError
+from snn_async.errors import CheckpointError, InputError
 from snn_async.graph import Graph
 from snn_async.graph.grids import from_units
-from snn_async.graph.parameters import collect, dropout_masks
-from snn_async.learning.rule import Job, Rule, Standing, Trajectory
+from snn_async.graph.parameters import collect, scales_of
+from snn_async.learning.rule import Job, Shown, Standing
 from snn_async.learning.unlayered import UnlayeredBackprop
+from snn_async.neurons import State
 from snn_async.options import Options, in_evaluation, with_barrier
 from snn_async.results import AsyncRun, AsyncState, Record, activity_of, check_state, layout_of_state
 from snn_async.trace import Trace, trace_of
 
+_MOST_CAPTURES = 16  # of input shapes and modes that are kept
+_ONE_AT_A_TIME = threading.RLock()  # a capture exchanges what neuron modules do
 
-class Source(Protocol):
-    """What a model was read as.
+
+class Captured(Protocol):
+    """What a model computes for inputs of certain shapes (`snn_async.capture.Captured`).
 
     Attributes:
-        shape: of one sample of the input, where the model fixes it; else None.
+        steps, samples: T and B.
+        shown: what `decode` needs of a run, see `Job.shown`.
     """
 
-    shape: tuple[int, ...] | None
+    graph: Graph
+    steps: int
+    samples: int
+    shown: tuple[Shown, ...]
 
-    def graph(self, shape: tuple[int, ...]) -> Graph:
-        """Return the graph for an input of `shape` per sample."""
+    def encode(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Encoded:
+        """Run what no neuron reaches, with the parameters as they are now."""
         ...
 
-    def check(self, model: nn.Module, graph: Graph) -> None:
-        """Raise UnsupportedModelError if `model` is no longer what was read."""
+    def decode(self, encoded: Encoded, shown: Mapping[Shown, Tensor]) -> Any:
+        """Return what the model returns."""
+        ...
+
+    def describe(self) -> str:
+        """Return how the model was understood."""
         ...
 
 
 class Plan(NamedTuple):
-    """How inputs of one shape are run."""
+    """How inputs of certain shapes are run."""
 
-    graph: Graph
+    capture: Captured
     engine: Engine
     execution: Execution
+
+    @property
+    def graph(self) -> Graph:
+        return self.capture.graph
 
 
 class AsyncNetwork(nn.Module):
     """A source model run without layer synchronization. Make one with `asynchronize`.
+
+    It is called as its model is, and returns what its model returns. A model whose forward is one timestep is given
+    every tensor with time in front, (T, B, ...), and its results come stacked over T.
 
     Attributes:
         model: the source model; its parameters and train/eval mode are this network's.
@@ -57,48 +79,58 @@ class AsyncNetwork(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, source: Source, options: Options, backend: str | Engine, seed: int = 0
+        self,
+        model: nn.Module,
+        options: Options,
+        backend: str | Engine,
+        seed: int = 0,
+        capture: Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Captured] = capture,
     ) -> None:
         super().__init__()
         self.model, self.options, self.seed = model, options, seed
-        self._source, self._backend = source, backend
-        self._plans: dict[tuple[int, ...], Plan] = {}  # by input shape, in the order in which they were made
+        self._backend, self._capture = backend, capture
+        self._plans: dict[object, Plan] = {}  # by what was captured, the latest last
         self.training = model.training
-        if source.shape is not None:
-            self.plan(source.shape)
 
-    def plan(self, shape: tuple[int, ...]) -> Plan:
-        """Return how inputs of `shape` per sample are run, made at the first of them.
+    def plan(self, *args: Any, **kwargs: Any) -> Plan:
+        """Return how a call with these arguments is run; the model is captured at the first one of their shapes.
 
         Raises:
-            InputError, UnsupportedModelError: for a shape that a layer cannot take, or what cannot be mapped exactly.
+            InputError, UnsupportedModelError: for what cannot be run event by event, with its place and the way out.
             OptionError: for options that contradict the graph.
             UnsupportedByEngineError: if the engine cannot run it.
         """
-        if self._source.shape is not None:
-            shape = self._source.shape  # a model that fixes its features takes any shape of so many
-        if shape not in self._plans:
-            graph = self._source.graph(shape)
-            execution = self.options.execution(graph)
-            self.options.training_rule.check(graph, execution)
-            engine = choose_engine(self._backend, graph, execution)
-            _kind_of(graph)
-            self._plans[shape] = Plan(graph, engine, execution)
-        return self._plans[shape]
+        return self._plan(*arguments_of(self.model, args, kwargs))
+
+    def _plan(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan:
+        with _ONE_AT_A_TIME:
+            key = Observed(self.model, args, kwargs)
+            plan = self._plans.pop(key, None)
+            if plan is None:
+                found = self._capture(self.model, args, kwargs)
+                execution = self.options.execution(found.graph)
+                self.options.training_rule.check(found.graph, execution)
+                device = kind_of(self.model)[1]
+                engine = choose_engine(self._backend, found.graph, execution, device)
+                plan = Plan(found, engine, execution)
+            self._plans[key] = plan
+            while len(self._plans) > _MOST_CAPTURES:
+                del self._plans[next(iter(self._plans))]
+            return plan
 
     @property
     def shown(self) -> Plan:
-        """The plan for the model's own input shape, else for the first input that was run.
+        """The plan of the latest call.
 
         Raises:
-            InputError: before any run of a model whose sizes follow from its input only.
+            InputError: before any call of a network that was made without `example_inputs` or `input_shape`.
         """
         if not self._plans:
             raise InputError(
-                "the model's sizes follow from its input only, and none was given yet; call "
-                "asynchronize(model, input_shape=(C, H, W)) or run it once"
+                "the network's sizes follow from its input, and none was given yet; call it once, or "
+                "asynchronize(model, example_inputs=...) or asynchronize(model, input_shape=(C, H, W))"
             )
-        return next(iter(self._plans.values()))
+        return next(reversed(self._plans.values()))
 
     @property
     def graph(self) -> Graph:
@@ -115,29 +147,25 @@ class AsyncNetwork(nn.Module):
         """Name of the engine that runs `graph`; InputError as for `shown`."""
         return self.shown.engine.name
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return output spike counts (T, B, *output) for x (T, B, ...), differentiable.
-
-        Where the source model returns potentials and no spikes (a readout: SpikingJelly's non-spiking nodes, a
-        snnTorch module that returns `mem` only, a model that ends in a Linear), these are the output's potentials, of a
-        Linear its currents in every timestep; `net.graph.reads` says which. A SpikingJelly readout decodes them.
-        """
-        return self.run(x).output
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the model returns, of spikes and potentials without layer synchronization; differentiable."""
+        return self.run(*args, **kwargs).result
 
     def run(
         self,
-        x: Tensor,
+        *args: Any,
         state: AsyncState | None = None,
         seed: int | None = None,
         sample_ids: Sequence[int] | Tensor | None = None,
         record: Sequence[str] = (),
+        **kwargs: Any,
     ) -> AsyncRun:
-        """Run T timesteps.
+        """Run the model's T timesteps.
 
         Args:
-            x: (T, B, ...) finite input; floating or integer.
-            state: continue from here; from rest if None. Gradients flow into the run it came from; use
-                `state.detach()` to cut them.
+            args, kwargs: those of the model; of a model whose forward is one timestep, every tensor with time in front.
+            state: continue from here; from where the model starts if None. Gradients flow into the run it came from;
+                use `state.detach()` to cut them.
             seed: keys the random numbers; if None, the state's, else drawn from torch's generator in
                 training and the network's own in evaluation.
             sample_ids: (B,) integers that key each sample's random numbers; if None, the state's, else
@@ -145,49 +173,51 @@ class AsyncNetwork(nn.Module):
             record: populations whose spikes and potentials to return as well.
 
         Returns:
-            Spikes and potentials, differentiable by the options' training rule (docs/design.md, section 5), exact
-            counts, the state to continue from. `backward` raises GradientError if a surrogate's slope is not finite.
+            The model's result, spikes and potentials, differentiable by the options' training rule (docs/design.md,
+            section 5), exact counts, the state to continue from. `backward` raises GradientError if a surrogate's slope
+            is not finite.
 
         Raises:
             InputError: for an input, state, sample ids or record that does not fit.
             OptionError: for a seed that is no integer.
-            UnsupportedModelError: if the model changed since `asynchronize`, or a parameter is NaN or infinite.
+            UnsupportedModelError: for a model that cannot be run, or a parameter that is NaN or infinite.
             RunawayError: if a timestep exceeds `max_forward_steps`.
         """
-        return self._run(False, x, state, seed, sample_ids, record)
+        return self._run(False, args, kwargs, state, seed, sample_ids, record)
 
     def layered(
         self,
-        x: Tensor,
+        *args: Any,
         state: AsyncState | None = None,
         seed: int | None = None,
         sample_ids: Sequence[int] | Tensor | None = None,
         record: Sequence[str] = (),
+        **kwargs: Any,
     ) -> AsyncRun:
-        """Run the same parameters with the barrier: equal to the source model's own run.
+        """Run the same parameters with the barrier: its result is the source model's own.
 
         Arguments, result and errors are those of `run`; no spike is left over, no schedule is drawn, and the gradient
         is layered backpropagation through time. BatchNorm uses its running statistics here too, as the model does in
         `eval()`; to train with a batch's statistics, train the source model itself.
         """
-        return self._run(True, x, state, seed, sample_ids, record)
+        return self._run(True, args, kwargs, state, seed, sample_ids, record)
 
     def trace(
         self,
-        x: Tensor,
+        *args: Any,
         sample: int = 0,
         seed: int | None = None,
         sample_ids: Sequence[int] | Tensor | None = None,
-        *,
         layered: bool = False,
+        **kwargs: Any,
     ) -> Trace:
         """Return what one sample of a batch does, forward step by forward step; `print` shows it as a table.
 
-        It runs from rest as in evaluation (no dropout of any kind), on this network's engine, and leaves
-        torch's generator as it was. The schedule is the one `run` gives the sample in evaluation.
+        It runs as in evaluation (no refractory dropout) and leaves torch's generator as it was. The schedule is the one
+        `run` gives the sample in evaluation.
 
         Args:
-            x: (T, B, ...) finite input; floating or integer.
+            args, kwargs: those of `run`.
             sample: which of the B samples.
             seed: keys the random numbers; the network's own if None.
             sample_ids: (B,) integers that key each sample's random numbers; 0, 1, ..., B - 1 if None.
@@ -197,16 +227,18 @@ class AsyncNetwork(nn.Module):
             InputError: for an input or sample ids that do not fit, or a sample out of range.
             RunawayError: if a timestep exceeds `max_forward_steps`.
         """
-        checks.check_dimensions(x)
-        graph, engine, execution = self.plan(tuple(x.shape[2:]))
-        flat = checks.check_input(x, graph, *_kind_of(graph))
-        sample = checks.check_sample(sample, flat.shape[1])
-        ids = checks.check_sample_ids(sample_ids, flat.shape[1])[sample : sample + 1]
-        execution = with_barrier(execution) if layered else in_evaluation(execution)
+        args, kwargs = arguments_of(self.model, args, kwargs)
+        plan = self._plan(args, kwargs)
+        samples = plan.capture.samples
+        sample = checks.check_sample(sample, samples)
+        ids = checks.check_sample_ids(sample_ids, samples)
+        execution = with_barrier(plan.execution) if layered else in_evaluation(plan.execution)
         seed = self.seed if seed is None else checks.check_seed(seed)
-        with torch.no_grad():
-            job = job_for(Plan(graph, engine, execution), flat[:, sample : sample + 1], None, seed, ids)
-            trajectory = _run(UnlayeredBackprop(), replace(job, keep_log=True))
+        with torch.no_grad(), torch.random.fork_rng(devices=()):
+            encoded = plan.capture.encode(self.model, args, kwargs)
+            job = job_for(plan._replace(execution=execution), encoded, None, seed, ids)
+            job = replace(job.of_sample(sample), keep_log=True)
+            trajectory = UnlayeredBackprop().run(job)
         return trace_of(job, trajectory, sample)
 
     def describe(self) -> str:
@@ -216,12 +248,28 @@ class AsyncNetwork(nn.Module):
         options = (
             f"scheduler {e.scheduler}, F = {size}, stop {e.stop}, leftover {e.leftover}, input {e.input}"
         )
-        return f"{self.graph.describe()}\n{options}\nengine {self.backend}, rule {self.options.training_rule.name}"
+        shown = self.shown
+        return "\n".join(
+            [
+                shown.capture.describe(),
+                self.graph.describe(),
+                options,
+                f"engine {self.backend}, rule {self.options.training_rule.name}",
+            ]
+        )
 
     def extra_repr(self) -> str:
         if not self._plans:
             return "its sizes follow from the first input"
         return f"scheduler={self.execution.scheduler}, backend={self.backend!r}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_plans": {}}  # captured anew in another process
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "AsyncNetwork":
+        return AsyncNetwork(
+            copy.deepcopy(self.model, memo), self.options, self._backend, self.seed, self._capture
+        )
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Load a checkpoint of this network or of its source model.
@@ -252,42 +300,52 @@ class AsyncNetwork(nn.Module):
             )
         return super().load_state_dict(named, strict=strict, assign=assign)
 
+    @torch.compiler.disable
     def _run(
         self,
         layered: bool,
-        x: Tensor,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
         state: AsyncState | None,
         seed: int | None,
         sample_ids: Sequence[int] | Tensor | None,
         record: Sequence[str],
     ) -> AsyncRun:
-        checks.check_dimensions(x)
-        graph, engine, execution = self.plan(tuple(x.shape[2:]))
-        execution = with_barrier(execution) if layered else execution
+        args, kwargs = arguments_of(self.model, args, kwargs)
+        plan = self._plan(args, kwargs)
+        graph, captured = plan.graph, plan.capture
+        execution = with_barrier(plan.execution) if layered else plan.execution
         execution = execution if self.model.training else in_evaluation(execution)
-        self._source.check(self.model, graph)
         names = checks.check_record(record, graph)
-        flat = checks.check_input(x, graph, *_kind_of(graph))
         if state is not None:
-            check_state(state, graph, flat.shape[1])
+            check_state(state, graph, captured.samples)
             sample_ids = state.sample_ids if sample_ids is None else sample_ids
-        ids = checks.check_sample_ids(sample_ids, flat.shape[1])
+        ids = checks.check_sample_ids(sample_ids, captured.samples)
         seed = self._seed(state) if seed is None else checks.check_seed(seed)
-        job = job_for(Plan(graph, engine, execution), flat, state, seed, ids, masks=True)
-        job = replace(job, shown=(graph.output, *names))
-        done = _run(UnlayeredBackprop() if layered else self.options.training_rule, job)
-        output, *records = [
-            Record(_shaped(graph, name, spikes), _shaped(graph, name, v))
-            for name, spikes, v in zip(job.shown, done.spikes, done.potentials, strict=True)
-        ]
+        hooked = [p.name for p in graph.populations if p.neuron.module._forward_hooks]
+        with torch.autocast(kind_of(self.model)[1].type, enabled=False):
+            encoded = captured.encode(self.model, args, kwargs)
+            job = job_for(plan._replace(execution=execution), encoded, state, seed, ids)
+            wanted = [(name, what) for name in (graph.output, *names, *hooked) for what in ("spikes", 0)]
+            job = replace(job, shown=tuple(dict.fromkeys([*captured.shown, *wanted])))
+            rule = UnlayeredBackprop() if layered else self.options.training_rule
+            done = rule.run(job)
+            result = captured.decode(encoded, done.shown)
+        records = {
+            name: Record(*(_shaped(graph, name, done.shown[name, what]) for what in ("spikes", 0)))
+            for name in (graph.output, *names, *hooked)
+        }
+        for name in hooked:
+            module = graph.populations[graph.index[name]].neuron.module
+            for hook in module._forward_hooks.values():
+                hook(module, (), records[name].spikes)
         return AsyncRun(
-            spikes=output.spikes,
-            potentials=output.potentials,
-            state=AsyncState(done.standing, job.timestep + len(flat), seed, ids, layout_of_state(graph)),
+            result=result,
+            spikes=records[graph.output].spikes,
+            potentials=records[graph.output].potentials,
+            state=AsyncState(done.standing, job.timestep + captured.steps, seed, ids, layout_of_state(graph)),
             activity=activity_of(graph, done.counts),
-            records=dict(zip(names, records, strict=True)),
-            reads=graph.reads,
-            decode=graph.populations[graph.index[graph.output]].neuron.decode,
+            records={name: records[name] for name in names},
         )
 
     def _seed(self, state: AsyncState | None) -> int:
@@ -296,64 +354,44 @@ class AsyncNetwork(nn.Module):
         return int(torch.randint(2**62, ())) if self.model.training else self.seed
 
 
-def _kind_of(graph: Graph) -> tuple[torch.dtype, torch.device]:
-    """Return the dtype and device of the model's weights.
-
-    Raises:
-        UnsupportedModelError: unless they are one of float32 and float64, on one device.
-    """
-    modules = [module for projection in graph.projections for module in projection.synapses.modules]
-    held = [t for m in modules for t in (*m.parameters(), *m.buffers()) if t.is_floating_point()]
-    held = held or [torch.zeros(())]  # synapses without weights
-    kinds = {(tensor.dtype, tensor.device) for tensor in held}
-    if len(kinds) != 1 or held[0].dtype not in (torch.float32, torch.float64):
-        raise UnsupportedModelError(
-            f"the model's weights are {sorted(f'{d} on {v}' for d, v in kinds)}; engines run float32 or "
-            "float64 on one device: use model.float()"
-        )
-    return kinds.pop()
-
-
-def job_for(
-    plan: Plan, x: Tensor, state: AsyncState | None, seed: int, sample_ids: Tensor, masks: bool = False
-) -> Job:
-    """Return what is to be run: live parameters are read, dropout masks drawn where `masks`."""
-    graph, like = plan.graph, x.detach()
-    with torch.autocast(x.device.type, enabled=False):
+def job_for(plan: Plan, encoded: Encoded, state: AsyncState | None, seed: int, sample_ids: Tensor) -> Job:
+    """Return what is to be run; the neurons' live parameters are read."""
+    graph, x = plan.graph, encoded.x
+    like = x.detach()
+    with _ONE_AT_A_TIME:
         live = tuple(population.neuron.read(population, like) for population in graph.populations)
-        none = (None,) * len(graph.projections)
-        source_scale, target_scale = dropout_masks(graph, x) if masks else (none, none)
-        if state is None:
-            standing = Standing(
-                tuple(
-                    population.neuron.rest(own, x.shape[1], like)
-                    for population, own in zip(graph.populations, live, strict=True)
-                ),
-                like.new_zeros(()).expand(x.shape[1], graph.size),
-                PendingEvents.none(like),
-            )
-        else:
-            standing = state.standing
-        return Job(
-            engine=plan.engine,
-            graph=graph,
-            execution=plan.execution,
-            parameters=collect(graph, like),
-            x=x,
-            source_scale=source_scale,
-            target_scale=target_scale,
-            live=live,
-            seed=seed,
-            sample_ids=sample_ids.to(x.device),
-            timestep=0 if state is None else state.timestep,
-            standing=standing,
-            shown=(graph.output,),
+    if state is None:
+        rest = tuple(
+            _started(population.neuron.rest(own, x.shape[1], like), encoded.states.get(population.name, ()))
+            for population, own in zip(graph.populations, live, strict=True)
         )
+        spikes = like.new_zeros(()).expand(x.shape[1], graph.size)
+        held = graph.input_size - x.shape[2]  # memories are the inputs that are not encoded
+        standing = Standing(rest, spikes, PendingEvents.none(like), like.new_zeros((x.shape[1], held)))
+    else:
+        standing = state.standing
+    source_scale, target_scale = scales_of(graph, encoded.gains, len(x))
+    return Job(
+        engine=plan.engine,
+        graph=graph,
+        execution=plan.execution,
+        parameters=collect(graph, like, encoded.gains, encoded.found),
+        x=x,
+        source_scale=source_scale,
+        target_scale=target_scale,
+        live=live,
+        seed=seed,
+        sample_ids=sample_ids.to(x.device),
+        memories=encoded.memories,
+        timestep=0 if state is None else state.timestep,
+        standing=standing,
+        shown=((graph.output, "spikes"),),
+    )
 
 
-def _run(rule: Rule, job: Job) -> Trajectory:
-    with torch.autocast(job.x.device.type, enabled=False):
-        return rule.run(job)
+def _started(rest: State, given: tuple[Tensor, ...]) -> State:
+    """Return a state of which the model gives the first parts."""
+    return (*given, *rest[len(given) :])
 
 
 def _shaped(graph: Graph, name: str, x: Tensor) -> Tensor:

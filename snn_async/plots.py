@@ -9,7 +9,7 @@ from torch import Tensor
 from snn_async import checks
 from snn_async.engines.contract import Execution
 from snn_async.errors import InputError, OptionError
-from snn_async.graph import INPUT, Graph, Population
+from snn_async.graph import Graph, Population
 from snn_async.network import AsyncNetwork
 from snn_async.results import AsyncRun, Record
 from snn_async.trace import Trace, TraceEvent, TraceRow, describe_execution
@@ -181,7 +181,8 @@ def _bands(graph: Graph) -> dict[str, tuple[float, int]]:
     bands, base = {}, 0.0
     nodes = [graph.nodes[name] for name in graph.order]
     waiting = [(j.name, j.size) for j in nodes if isinstance(j, Population) or j.waits]
-    for name, size in [(INPUT, graph.input_size), *waiting]:
+    inputs = [(name, here.stop - here.start) for name, here in graph.input_slices.items()]
+    for name, size in [*inputs, *waiting]:
         bands[name] = (base, size)
         base += size + GAP
     return bands

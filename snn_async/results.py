@@ -1,8 +1,7 @@
 """What a run returns: output, exact counts, the state to continue from, recorded populations."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,15 +62,7 @@ class AsyncState:
 
     def detach(self) -> "AsyncState":
         """Return it without gradient, as truncated backpropagation through time needs between its windows."""
-        standing = self.standing
-        return replace(
-            self,
-            standing=Standing(
-                tuple(tuple(value.detach() for value in state) for state in standing.neurons),
-                standing.spikes.detach(),
-                replace(standing.pending, amplitude=standing.pending.amplitude.detach()),
-            ),
-        )
+        return replace(self, standing=self.standing.map(Tensor.detach))
 
 
 @dataclass(frozen=True)
@@ -87,35 +78,26 @@ class AsyncRun:
     """The result of a run.
 
     Attributes:
-        spikes: (T, B, *output) output spike counts per timestep, differentiable.
+        result: what the model returns for these spikes and potentials, differentiable.
+        spikes: (T, B, *output) spike counts per timestep of `net.graph.output`, differentiable.
         potentials: (T, B, *output) output membrane potentials at the end of each timestep, as the framework
             stores them (before a delayed reset, after one that acts at once), differentiable.
         state: to continue the stream.
         activity: exact counts.
         records: the populations named in `record`.
-        reads: which of `spikes` and `potentials` the source model returns.
-        decode: what the source model makes of a readout's potentials, None if it returns them.
     """
 
+    result: Any
     spikes: Tensor
     potentials: Tensor
     state: AsyncState
     activity: Activity
     records: dict[str, Record]
-    reads: Literal["spikes", "potentials"]
-    decode: Callable[[Tensor], Tensor] | None = None
-
-    @property
-    def output(self) -> Tensor:
-        """What `net(x)` returns: spikes, or the potentials of a readout, as it decodes them."""
-        if self.reads == "spikes":
-            return self.spikes
-        return self.potentials if self.decode is None else self.decode(self.potentials)
 
 
 def layout_of_state(graph: Graph) -> Layout:
     """Return what two networks must have in common to share a state."""
-    return (graph.input_shape, *((p.name, p.shape) for p in graph.populations))
+    return (*graph.input_grids.items(), *((p.name, p.shape) for p in graph.populations))
 
 
 def check_state(state: AsyncState, graph: Graph, samples: int) -> None:
@@ -132,7 +114,11 @@ def check_state(state: AsyncState, graph: Graph, samples: int) -> None:
             f"the state is of {len(state.standing.spikes)} samples, the run of {samples}; pass the state of the same "
             "stream or None to start from rest"
         )
-    if not all(value.isfinite().all() for neurons in state.standing.neurons for value in neurons):
+    if not all(
+        value.isfinite().all()
+        for values in (*state.standing.neurons, (state.standing.memories,))
+        for value in values
+    ):
         raise InputError("the state's potentials are NaN or infinite; start from rest with state=None")
 
 

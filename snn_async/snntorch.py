@@ -1,4 +1,4 @@
-"""Drop-in snnTorch neurons with the asynchronous options of a neuron: every supported class that spikes.
+"""Drop-in snnTorch neurons with the asynchronous options of a neuron: every supported class.
 
 Everywhere else they are snnTorch's own: same constructor, state_dict and outputs. Each also takes the keyword-only
 options `refractory` and `refractory_dropout` of `RefractoryOptions`.

@@ -1,4 +1,4 @@
-"""Drop-in SpikingJelly neurons with the asynchronous options of a neuron: every supported class that spikes.
+"""Drop-in SpikingJelly neurons with the asynchronous options of a neuron: every supported class.
 
 Everywhere else they are SpikingJelly's own: same constructor, state_dict and outputs. Each also takes the keyword-only
 options `refractory` and `refractory_dropout` of `RefractoryOptions`.
@@ -6,7 +6,7 @@ options `refractory` and `refractory_dropout` of `RefractoryOptions`.
 
 from spikingjelly.activation_based import neuron
 
-from snn_async.frameworks.refractory_options import RefractoryOptions
+from snn_async.frameworks.refractory_options import RefractoryOptions, WithoutSpikes
 
 __all__ = [
     "ActivationAwareIFNode",
@@ -16,11 +16,20 @@ __all__ = [
     "GatedLIFNode",
     "HalfThresholdIFNode",
     "IFNode",
+    "ILCCUBALIFNode",
+    "ILCIFNode",
+    "ILCLIFNode",
     "ILIFNode",
     "IzhikevichNode",
     "KLIFNode",
     "LIFNode",
+    "MPBNLIFNode",
+    "MaskedPSN",
     "NoisyCUBALIFNode",
+    "NoisyILCCUBALIFNode",
+    "NoisyNonSpikingIFNode",
+    "NonSpikingIFNode",
+    "NonSpikingLIFNode",
     "OTTTLIFNode",
     "ParametricLIFNode",
     "QIFNode",
@@ -28,6 +37,7 @@ __all__ = [
     "SLTTLIFNode",
     "SimpleIFNode",
     "SimpleLIFNode",
+    "SlidingPSN",
     "TernaryIFNode",
     "TernaryLIFNode",
 ]
@@ -115,3 +125,43 @@ class TernaryIFNode(RefractoryOptions, neuron.TernaryIFNode):
 
 class TernaryLIFNode(RefractoryOptions, neuron.TernaryLIFNode):
     """SpikingJelly's `TernaryLIFNode` with `RefractoryOptions`."""
+
+
+class ILCIFNode(RefractoryOptions, neuron.ILCIFNode):
+    """SpikingJelly's `ILCIFNode` with `RefractoryOptions`."""
+
+
+class ILCLIFNode(RefractoryOptions, neuron.ILCLIFNode):
+    """SpikingJelly's `ILCLIFNode` with `RefractoryOptions`."""
+
+
+class ILCCUBALIFNode(RefractoryOptions, neuron.ILCCUBALIFNode):
+    """SpikingJelly's `ILCCUBALIFNode` with `RefractoryOptions`."""
+
+
+class NoisyILCCUBALIFNode(RefractoryOptions, neuron.NoisyILCCUBALIFNode):
+    """SpikingJelly's `NoisyILCCUBALIFNode` with `RefractoryOptions`."""
+
+
+class MPBNLIFNode(RefractoryOptions, neuron.MPBNLIFNode):
+    """SpikingJelly's `MPBNLIFNode` with `RefractoryOptions`."""
+
+
+class SlidingPSN(RefractoryOptions, neuron.SlidingPSN):
+    """SpikingJelly's `SlidingPSN` with `RefractoryOptions`."""
+
+
+class MaskedPSN(RefractoryOptions, neuron.MaskedPSN):
+    """SpikingJelly's `MaskedPSN` with `RefractoryOptions`."""
+
+
+class NonSpikingIFNode(WithoutSpikes, neuron.NonSpikingIFNode):
+    """SpikingJelly's `NonSpikingIFNode`, which never spikes and takes no option of a spike."""
+
+
+class NonSpikingLIFNode(WithoutSpikes, neuron.NonSpikingLIFNode):
+    """SpikingJelly's `NonSpikingLIFNode`, which never spikes and takes no option of a spike."""
+
+
+class NoisyNonSpikingIFNode(WithoutSpikes, neuron.NoisyNonSpikingIFNode):
+    """SpikingJelly's `NoisyNonSpikingIFNode`, which never spikes and takes no option of a spike."""

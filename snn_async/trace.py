@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor
 
 from snn_async.engines.contract import Execution, Simulation
-from snn_async.graph import INPUT, Graph, Junction
+from snn_async.graph import Graph, Junction
 from snn_async.learning.rule import Job, Trajectory
 
 SHOWN = 8  # entries of one population in one cell of the text
@@ -22,7 +22,7 @@ class TraceEvent:
     """A spike, an input value, or a value that a join (AND, IAND) released: where it comes from and when.
 
     Attributes:
-        population: name, or "input", or the join's name.
+        population: name, or the input's ("input"), or the join's.
         index: neuron, feature or unit within it, numbered as `snn_async.graph.grids` says.
         amplitude: 1 for a spike, the value for an input or join.
         timestep, step: of emission.
@@ -148,7 +148,8 @@ class _Timestep:
         self.events = [*carried, *emitted[self.carried :]]
         self.left = [self.events[row] for row in log.left.tolist()]
         self.turns = log.turn_step[0].tolist()
-        self.inputs = [TraceEvent(INPUT, i, float(x[i]), t, 0) for i in x.nonzero()[:, 0].tolist()]
+        there = x.nonzero()[:, 0].tolist()
+        self.inputs = [TraceEvent(*_place(graph, i), float(x[i]), t, 0) for i in there]
         if execution.queues_input:
             self.inputs = []
         self.delivered: dict[int, dict[int, int]] = {row: {} for row in range(len(self.events))}
@@ -158,7 +159,7 @@ class _Timestep:
             self.delivered[row][k] = step
         instant = {junction.name for junction in graph.junctions if not junction.waits}
         self.own = [row for row, event in enumerate(self.events) if event.population not in instant]
-        self.ways = {name: _ways(graph, name) for name in (INPUT, *graph.nodes)}
+        self.ways = {name: _ways(graph, name) for name in (*graph.input_grids, *graph.nodes)}
 
     def rows(self) -> list[TraceRow]:
         """Return its forward steps."""
@@ -176,12 +177,13 @@ class _Timestep:
                 -1:
             ]  # one that nothing reached shares its number with the next, which made the step
         took = [graph.populations[p].name for p in turns]
-        inputs = self.inputs if self._inputs_arrive(step, took) else []
+        inputs = [event for event in self.inputs if self._arrives(event.population, step, took)]
         reached = {
             graph.projections[k].target for way in self.delivered.values() for k in way if way[k] == step
         }
         if inputs and not self.execution.layered:
-            reached |= {graph.projections[k].target for k in self.ways[INPUT]}
+            sources = {event.population for event in inputs}
+            reached |= {graph.projections[k].target for name in sources for k in self.ways[name]}
         evaluated = took if self.execution.layered else [n for n in graph.index if n in reached or n in took]
         fired = [self.events[row] for row in self.own if self._emitted(row) == step]
         return TraceRow(
@@ -190,14 +192,15 @@ class _Timestep:
             evaluated=tuple(evaluated),
             turns=tuple(took),
             delivered=(*inputs, *(self.events[r] for r in self.own if step in self.delivered[r].values())),
-            fired=tuple(event for event in fired if event.population != INPUT),
+            fired=tuple(event for event in fired if event.population not in graph.input_grids),
             pending=tuple(self.events[row] for row in self.own if self._waits(row, step)),
         )
 
-    def _inputs_arrive(self, step: int, took: list[str]) -> bool:
+    def _arrives(self, name: str, step: int, took: list[str]) -> bool:
+        """Whether an input arrives in a forward step."""
         if not self.execution.layered:
             return step == 0
-        return bool(took) and INPUT in _sources(self.graph, took[0])
+        return bool(took) and name in _sources(self.graph, took[0])
 
     def _emitted(self, row: int) -> int:
         return -1 if row < self.carried else self.events[row].step
@@ -216,8 +219,9 @@ def _ways(graph: Graph, name: str) -> list[int]:
 
 
 def _place(graph: Graph, source: int) -> tuple[str, int]:
-    if source < graph.input_size:
-        return INPUT, source
+    for name, here in graph.input_slices.items():
+        if here.start <= source < here.stop:
+            return name, source - here.start
     index = source - graph.input_size
     for node in graph.nodes.values():
         if index < node.size:

@@ -1,17 +1,21 @@
 """Small random networks and frozen neurons for the tests, independent of any framework."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from snn_async.graph import INPUT, Dropout, Graph, Junction, Population, Projection
+from snn_async.capture import Encoded
+from snn_async.graph import INPUT, Graph, Junction, Population, Projection
 from snn_async.graph.grids import Grid, size_of
+from snn_async.graph.live import Held
 from snn_async.graph.synapses import Convolution, Dense, Normalization, OneToOne, Synapses, wiring
 from snn_async.graph.windows import pooling
-from snn_async.network import AsyncNetwork
+from snn_async.learning.rule import Job
+from snn_async.network import AsyncNetwork, job_for
 from snn_async.neurons import LinearNeuron, LinearParameters
 from snn_async.options import Options
 
@@ -97,7 +101,7 @@ class Recipe:
             for i, (n, k) in enumerate(zip(sizes, self.kinds, strict=True))
         ]
         edges = {(i - 1, i) for i in range(len(sizes))} | set(self.skips)
-        drop = nn.Dropout(0.4)
+        gains = count()
 
         def projection(source: int, target: int) -> Projection:
             fan_in, fan_out = self.sizes[source + 1], sizes[target]
@@ -111,32 +115,77 @@ class Recipe:
                 f"{source}->{target}",
                 INPUT if source < 0 else f"p{source}",
                 f"p{target}",
-                Dense((layer,), (fan_in, 1, 1)),
-                (Dropout(drop),) if "source" in self.dropout else (),
-                (Dropout(drop, per_run=True),) if "target" in self.dropout else (),
+                Dense.of(layer, (fan_in, 1, 1)),
+                (next(gains),) if "source" in self.dropout else (),
+                (next(gains),) if "target" in self.dropout else (),
             )
 
         return Graph(populations, [projection(*edge) for edge in sorted(edges)], f"p{last}")
 
 
 class Drawn:
-    """A graph that no source model stands behind, as a network's source."""
+    """A graph that no source model stands behind, as what one was captured as; it returns the output's spikes."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.shape, self._graph = graph.input_shape, graph
+    def __init__(self, graph: Graph, x: Tensor, compute: Callable[[], tuple[Tensor, ...]]) -> None:
+        self.graph, self._compute = graph, compute
+        self.steps, self.samples = x.shape[:2]
+        self.shown = ((graph.output, "spikes"),)
 
-    def graph(self, shape: tuple[int, ...]) -> Graph:
-        return self._graph
+    def encode(self, model: nn.Module, args: Any, kwargs: Any) -> Encoded:
+        x = self.graph.numbered(args[0].flatten(2))
+        return Encoded({}, x, self.gains(model, x), {}, self._compute(), None)
 
-    def check(self, model: nn.Module, graph: Graph) -> None:
-        pass
+    def decode(self, encoded: Encoded, shown: Any) -> Tensor:
+        return shown[self.graph.output, "spikes"]
+
+    def describe(self) -> str:
+        return "drawn"
+
+    def gains(self, model: nn.Module, x: Tensor) -> tuple[Tensor | None, ...]:
+        """In training, dropout: of events in every timestep anew, of currents once per run."""
+        edges = [(p.source_gain, len(x), p.fan_in) for p in self.graph.projections]
+        edges += [(p.target_gain, 1, p.fan_out) for p in self.graph.projections]
+        drawn = {
+            number: x.new_empty(steps, x.shape[1], fan).bernoulli_(0.6) / 0.6 if model.training else None
+            for numbers, steps, fan in edges
+            for number in numbers
+        }
+        return tuple(drawn[number] for number in sorted(drawn))
 
 
-def network(graph: Graph, engine: Any, seed: int = 0, **options: Any) -> AsyncNetwork:
-    """An AsyncNetwork around a graph, on an engine or the one of a name."""
-    modules = [module for _, module in graph.modules]
-    modules += [d.module for p in graph.projections for d in (*p.source_dropout, *p.target_dropout)]
-    return AsyncNetwork(nn.ModuleList(modules), Drawn(graph), Options(**options), engine, seed)
+def held_modules(value: Any) -> list[nn.Module]:
+    """The modules whose parameters synapses and junctions hold."""
+    if isinstance(value, Held):
+        return [value.module]
+    if isinstance(value, tuple):
+        return [module for part in value for module in held_modules(part)]
+    if not is_dataclass(value):
+        return []
+    return [module for part in fields(value) for module in held_modules(getattr(value, part.name))]
+
+
+def network(
+    graph: Graph,
+    engine: Any,
+    seed: int = 0,
+    compute: Callable[[], tuple[Tensor, ...]] = tuple,
+    **options: Any,
+) -> AsyncNetwork:
+    """An AsyncNetwork around a graph, on an engine or the one of a name; `compute` gives its live values."""
+    modules = [*(module for _, module in graph.modules), *held_modules((graph.projections, graph.junctions))]
+
+    def capture(model: nn.Module, args: Any, kwargs: Any) -> Drawn:
+        return Drawn(graph, args[0], compute)
+
+    net = AsyncNetwork(nn.ModuleList(modules), Options(**options), engine, seed, capture)
+    net.plan(torch.zeros((1, 1, graph.input_size)))
+    return net
+
+
+def job(net: AsyncNetwork, x: Tensor, seed: int, sample_ids: Tensor) -> Job:
+    """What `net` runs for x (T, B, ...), from rest."""
+    plan = net.plan(x)
+    return job_for(plan, plan.capture.encode(net.model, (x,), {}), None, seed, sample_ids)
 
 
 class Drawing:
@@ -145,7 +194,7 @@ class Drawing:
     def __init__(self, seed: int, kinds: Sequence[str], dropout: tuple[str, ...] = ()) -> None:
         self.generator = torch.Generator().manual_seed(seed)
         self.kinds = list(kinds)  # of the populations, in order, again and again
-        self.dropout = dropout
+        self.dropout, self.gains = dropout, count()
         self.populations: list[Population] = []
         self.junctions: list[Junction] = []
         self.projections: list[Projection] = []
@@ -163,15 +212,15 @@ class Drawing:
             self.edge(source, junction.name, synapses, port=port * junction.waits)
 
     def edge(self, source: str, target: str, synapses: Synapses, **options: Any) -> None:
-        drop, plain = nn.Dropout(0.4), not synapses.weighted
+        plain = not synapses.weighted
         self.projections.append(
             Projection(
                 f"{source}->{target}",
                 source,
                 target,
                 synapses,
-                (Dropout(drop),) if "source" in self.dropout and not plain else (),
-                (Dropout(drop, per_run=True),) if "target" in self.dropout and not plain else (),
+                (next(self.gains),) if "source" in self.dropout and not plain else (),
+                (next(self.gains),) if "target" in self.dropout and not plain else (),
                 **options,
             )
         )
@@ -188,12 +237,12 @@ class Drawing:
         return layer
 
     def dense(self, source: Grid, out: int, bias: bool = True) -> Dense:
-        return Dense((self._fill(nn.Linear(size_of(source), out, bias, dtype=torch.float64), 2.5),), source)
+        return Dense.of(self._fill(nn.Linear(size_of(source), out, bias, dtype=torch.float64), 2.5), source)
 
     def conv(self, source: Grid, out: int, norm: bool = False, **options: Any) -> Convolution:
         kind = nn.Conv1d if options.pop("one", False) else nn.Conv2d
         layer = self._fill(kind(source[0], out, dtype=torch.float64, **{"kernel_size": 3} | options), 2.5)
-        return Convolution(layer, source, self.norm(out) if norm else None)
+        return Convolution.of(layer, source, self.norm(out) if norm else None)
 
     def norm(self, channels: int) -> Normalization:
         norm = nn.BatchNorm2d(channels, dtype=torch.float64).eval()
@@ -205,13 +254,13 @@ class Drawing:
                 (norm.running_var, 0.5),
             ):
                 value.copy_(low + torch.rand(channels, generator=self.generator, dtype=torch.float64))
-        return Normalization(norm)
+        return Normalization.of(norm)
 
     def recurrence(self, target: str, synapses: Synapses) -> None:
         self.edge(target, target, synapses, delayed=True)
 
     def graph(self, output: str, shape: tuple[int, ...]) -> Graph:
-        return Graph(self.populations, self.projections, output, junctions=self.junctions, input_shape=shape)
+        return Graph(self.populations, self.projections, output, junctions=self.junctions)
 
 
 def average(source: Grid, side: int = 2) -> Synapses:
@@ -312,9 +361,71 @@ def _recurrent(d: Drawing) -> Graph:
     d.neurons("c", (3, 1, 1), ("b", d.dense((4, 1, 1), 3)))
     values = nn.Module()
     values.V = nn.Parameter(torch.randn(3, generator=d.generator, dtype=torch.float64))
-    d.recurrence("c", OneToOne((3, 1, 1), owner=values, parameter="V", per_unit=True))
+    d.recurrence("c", OneToOne((3, 1, 1), gain=Held(values, "V"), count=3))
     return d.graph("c", (1, 3, 3))
 
+
+def _attention(d: Drawing) -> Graph:
+    """Softmax attention between three populations, then LayerNorm of it, of a skip and of last timestep's output."""
+    grid = (2, 1, 3)
+    for name in "qkv":
+        d.neurons(name, grid, ("input", d.conv((2, 1, 5), 2, one=True)))
+    attend = Junction("attend", "wait", grid, grid, function=attention, ports=(grid,) * 3)
+    d.junction(attend, *((name, OneToOne(grid)) for name in "qkv"))
+    norm = nn.LayerNorm(6, dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in norm.parameters():
+            parameter.add_(0.3 * torch.randn(6, generator=d.generator, dtype=torch.float64))
+    live = (Held(norm, "weight"), Held(norm, "bias"))
+    flat = d.dense(grid, 6)
+    d.junction(
+        Junction("norm", "wait", grid, grid, function=layer_norm, live=live, ports=((6, 1, 1), grid)),
+        ("attend", flat),
+        ("v", d.conv(grid, 2, one=True, padding=1)),
+    )
+    d.neurons("b", (4, 1, 1), ("norm", d.dense(grid, 4)))
+    d.edge("b", "norm", d.dense((4, 1, 1), 6), delayed=True, port=0)
+    d.neurons("c", (3, 1, 1), ("b", d.dense((4, 1, 1), 3)))
+    return d.graph("c", (2, 5))
+
+
+def attention(x: Tensor, live: Sequence[Tensor]) -> Tensor:
+    """Rows of queries, keys and values, each (2 features, 3 tokens)."""
+    q, k, v = x.view(-1, 3, 2, 3).unbind(1)
+    return torch.einsum("rij,rcj->rci", torch.einsum("rci,rcj->rij", q, k).softmax(2), v).flatten(1)
+
+
+def layer_norm(x: Tensor, live: Sequence[Tensor]) -> Tensor:
+    """Rows of two operands whose sum is normalized."""
+    a, b = x.chunk(2, 1)
+    return nn.functional.layer_norm(a + b, (6,), *live)
+
+
+def _two_inputs(d: Drawing) -> Graph:
+    """Two inputs, one of them with a way around the first population, both through a join at once."""
+    grid = (2, 3, 3)
+    d.neurons("a", grid, ("input", d.conv((1, 3, 3), 2, padding=1)))
+    d.neurons("b", (4, 1, 1), ("a", d.dense(grid, 4)), ("input 2", d.dense((5, 1, 1), 4)))
+    pool = maximum("max", grid, 2, 1)
+    d.junction(pool, ("input", d.conv((1, 3, 3), 2, padding=1)), ("a", OneToOne(grid)))
+    d.junction(Junction("add", "sum", (3, 1, 1), (3, 1, 1)), ("input 2", d.dense((5, 1, 1), 3, False)))
+    d.neurons(
+        "c",
+        (3, 1, 1),
+        ("max", d.dense(pool.grid, 3)),
+        ("b", d.dense((4, 1, 1), 3)),
+        ("add", OneToOne((3, 1, 1))),
+    )
+    return Graph(
+        d.populations,
+        d.projections,
+        "c",
+        junctions=d.junctions,
+        inputs={"input": (1, 3, 3), "input 2": (5, 1, 1)},
+    )
+
+
+WAITING: dict[str, Callable[[Drawing], Graph]] = {"attention": _attention}  # what engine "numba" cannot run
 
 MOTIFS: dict[str, Callable[[Drawing], Graph]] = {
     "convolutions": _convolutions,
@@ -324,13 +435,14 @@ MOTIFS: dict[str, Callable[[Drawing], Graph]] = {
     "residual": _residual,
     "joins": _joins,
     "recurrent": _recurrent,
+    "two inputs": _two_inputs,
 }
 
 
 def frames(graph: Graph, steps: int, samples: int, seed: int = 0, analog: bool = False) -> Tensor:
     """Random input (T, B, *shape), mostly zero; signed amplitudes if analog."""
     generator = torch.Generator().manual_seed(seed + 1)
-    shape = (steps, samples, *graph.input_shape)
+    shape = (steps, samples, graph.input_size)
     active = torch.rand(shape, generator=generator, dtype=torch.float64) < 0.4
     amplitude = (
         torch.randn(shape, generator=generator, dtype=torch.float64) if analog else torch.ones(shape).double()

@@ -104,6 +104,19 @@ def test_losses_and_execution_options(tmp_path, loss):
     assert fit.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.005)
 
 
+def test_a_training_rule_is_the_networks(tmp_path):
+    gradients = []
+    for rule in ("unlayered", "through_the_loop"):
+        model = classifier(rule=rule, refractory="discard", refractory_dropout=0.0, backend="torch")
+        weight, fit = next(model.parameters()), trainer(tmp_path, 1)
+        model.on_after_backward = lambda weight=weight: gradients.append(weight.grad.clone())
+        fit.limit_train_batches = 1
+        fit.fit(model, TinyEvents())
+        assert fit.callback_metrics["train_loss"].isfinite()
+    unlayered, through_the_loop = gradients
+    assert unlayered.any() and through_the_loop.any() and not torch.allclose(unlayered, through_the_loop)
+
+
 def halve(optimizer):
     return torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
 

@@ -16,6 +16,7 @@ from snn_async import snntorch as ours
 from snn_async import spikingjelly as ours_sj
 from snn_async.errors import OptionError
 from snn_async.frameworks.libraries import adapter_of
+from snn_async.frameworks.refractory_options import RefractoryOptions
 
 ARGUMENTS = {
     snntorch.Leaky: ((0.9,), {"threshold": 0.5, "reset_mechanism": "zero"}),
@@ -34,6 +35,13 @@ ARGUMENTS = {
     neuron.CUBALIFNode: ((), {"v_reset": None}),
     neuron.NoisyCUBALIFNode: ((3,), {"is_training": False, "T": 6}),
     neuron.GatedLIFNode: ((6,), {}),
+    **{kind: ((3, 1), {}) for kind in (neuron.ILCIFNode, neuron.ILCLIFNode, neuron.ILCCUBALIFNode)},
+    neuron.NoisyILCCUBALIFNode: ((1, 3), {"is_training": False, "T": 6}),
+    neuron.MPBNLIFNode: ((3.0,), {"out_features": 3, "v_threshold": 0.1}),
+    neuron.SlidingPSN: ((2,), {}),
+    neuron.MaskedPSN: ((2, 6), {"lambda_init": 1.0}),
+    **{kind: ((), {"decode": "last_mem"}) for kind in (neuron.NonSpikingIFNode, neuron.NonSpikingLIFNode)},
+    neuron.NoisyNonSpikingIFNode: ((3,), {"is_training": False, "T": 6, "decode": "max-mem"}),
     neuron.ActivationAwareIFNode: ((0.7, 0.1), {}),
 }
 
@@ -52,6 +60,10 @@ PAIRS = list(pairs())
 OPTIONS = {"refractory": "off", "refractory_dropout": 0.25}
 
 
+def spikes(kind):
+    return issubclass(kind, RefractoryOptions)
+
+
 def outputs(module):
     x = 6 * torch.rand(6, 2, 3, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -66,20 +78,26 @@ def outputs(module):
 @pytest.mark.parametrize(("kind", "original", "args", "kwargs"), PAIRS)
 def test_behaves_as_the_original(kind, original, args, kwargs):
     torch.manual_seed(0)
-    module, plain = kind(*args, **kwargs, **OPTIONS), original(*args, **kwargs)
+    options = OPTIONS if spikes(kind) else {}
+    module, plain = kind(*args, **kwargs, **options), original(*args, **kwargs)
     module.load_state_dict(plain.state_dict())
     plain.load_state_dict(module.state_dict())
     without = kind(*args, **kwargs)
     without.load_state_dict(plain.state_dict())
-    assert repr(without) == repr(plain) and "refractory='off'" in repr(module)
+    assert repr(without) == repr(plain) and ("refractory='off'" in repr(module)) == spikes(kind)
     expected = outputs(plain)
     for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module)), module):
         assert torch.equal(outputs(twin), expected) and expected.any()
-        assert (twin.refractory, twin.refractory_dropout) == ("off", 0.25)
+        assert {name: getattr(twin, name) for name in options} == options
 
 
 @pytest.mark.parametrize(("kind", "original", "args", "kwargs"), PAIRS)
 def test_options_are_read_and_checked(kind, original, args, kwargs):
+    if not spikes(kind):
+        for name, value in OPTIONS.items():
+            with pytest.raises(OptionError, match=f"{kind.__name__}: {name}={value!r} .*it never spikes"):
+                kind(*args, **kwargs, **{name: value})
+        return
     module = kind(*args, **kwargs, **OPTIONS)
     shape = (3, 1, 1) if isinstance(module, neuron.GatedLIFNode) else (3,)
     mapped = adapter_of(module).make_neuron("n", module, shape)
@@ -90,12 +108,10 @@ def test_options_are_read_and_checked(kind, original, args, kwargs):
         kind(*args, **kwargs, refractory_dropout=1.5)
 
 
-def test_there_is_one_of_every_class_that_spikes():
+def test_there_is_one_of_every_supported_class():
     for dropins, package in ((ours, "snntorch"), (ours_sj, "spikingjelly")):
         adapter = importlib.import_module(f"snn_async.frameworks.{package}")
-        assert set(dropins.__all__) == {
-            c.__name__ for c in adapter.SUPPORTED if "NonSpiking" not in c.__name__
-        }
+        assert set(dropins.__all__) == {c.__name__ for c in adapter.SUPPORTED}
 
 
 def test_the_frameworks_resets_find_them():

@@ -31,7 +31,8 @@ def graphs(draw, seed):
     populations = draw(st.integers(2, 3))
     kinds = draw(st.tuples(*[st.sampled_from(sorted(KINDS))] * populations))
     if motif is not None:  # a dropout between a convolution's bias and a junction is refused
-        return MOTIFS[motif](Drawing(seed, kinds, () if motif == "pooled currents" else dropout))
+        biased = motif in ("pooled currents", "two inputs")
+        return MOTIFS[motif](Drawing(seed, kinds, () if biased else dropout))
     edges = [(i, j) for j in range(populations) for i in range(-1, j - 1)]
     skips = draw(st.sets(st.sampled_from(edges or [(-1, 0)])))
     sizes = draw(st.sampled_from({2: [(6, 5, 3), (5, 8, 2)], 3: [(7, 6, 5, 4)]}[populations]))

@@ -12,6 +12,7 @@ from torch import nn
 import snn_async
 from snn_async.capture import build_graph
 from snn_async.errors import InputError, OptionError, UnsupportedModelError
+from snn_async.graph.live import Held
 
 IF = dict(spiking_neuron=neuron.IFNode, v_threshold=0.5)
 LEAKY = dict(beta=0.8, threshold=0.3, spike_grad=ATan.apply, init_hidden=True)
@@ -379,7 +380,13 @@ class Branches(nn.Module):
 def test_branches_share_what_they_share():
     torch.manual_seed(10)
     net = assert_layered_equals(Branches(), images(2, 4, 4, steps=3), spikingjelly_run)
-    assert sum(p.synapses.modules == (net.model.conv,) for p in net.graph.projections) == 1
+    assert (
+        sum(
+            getattr(p.synapses, "weight", None) == Held(net.model.conv, "weight")
+            for p in net.graph.projections
+        )
+        == 1
+    )
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 1), (3, 4, 5), (1, 4, 5), (5,)])
@@ -479,12 +486,12 @@ def test_other_affine_modules_are_called_as_they_are(module, mode):
         model[1] = layer.ConvTranspose2d(3, 2, 2, 2, step_mode="m")
     elif mode == "m" and not isinstance(module, layer.WSConv2d):
         model[1] = layer.SeqToANNContainer(module)
-    (synapses,) = [p.synapses for p in build_graph(model, (3, 3, 4)).projections if p.synapses.modules]
-    assert type(synapses).__name__ == "Opaque" and synapses.fan_in == 36
+    (synapses,) = [p.synapses for p in build_graph(model, (3, 3, 4)).projections if p.synapses.live]
+    assert type(synapses).__name__ == "Affine" and synapses.fan_in == 36
     x = torch.rand(2, 3, 3, 4)
     expected = model[1](x.unsqueeze(0))[0] if mode == "m" else model[1](x)
     units = x.flatten(2).transpose(1, 2).flatten(1)
-    found = synapses.apply(units) + synapses.bias()
+    found = synapses.apply(units, ()) + synapses.constant((), units)
     torch.testing.assert_close(found, expected.flatten(2).transpose(1, 2).flatten(1))
 
 
@@ -532,7 +539,7 @@ class Dropped(nn.Module):
 
 def test_a_dropout_used_twice_has_one_mask():
     net = snn_async.asynchronize(Dropped().double(), input_shape=(40,), backend="reference").train()
-    (drop,) = [p for p in net.graph.projections if p.source_dropout]
+    (drop,) = [p for p in net.graph.projections if p.source_gain]
     assert (drop.source, drop.target) == ("a", "drop") and {p.target for p in net.graph.out_of("drop")} == {
         "b",
         "c",

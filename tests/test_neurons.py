@@ -59,12 +59,14 @@ def own(module, currents):
     if isinstance(module, neuron.NonSpikingBaseNode | neuron.NoisyNonSpikingBaseNode):
         potentials = torch.stack(module(currents))
         return torch.zeros_like(potentials), potentials
-    if isinstance(module, neuron.NoisyBaseNode):
-        module.v_threshold, seen, fire = module.v_threshold, [], module.neuronal_reset
-        module.neuronal_reset = lambda s: (fire(s), seen.append(module.v))
-        spikes = module(currents)
+    if isinstance(module, neuron.NoisyBaseNode | neuron.ILCBaseNode):
+        seen, reset = [], module.neuronal_reset
+        module.neuronal_reset = lambda s: (reset(s), seen.append(module.v))
+        spikes = module(currents.clone())  # which an ILC node changes
         del module.neuronal_reset
         return spikes, torch.stack(seen)
+    if isinstance(module, neuron.SlidingPSN | neuron.MaskedPSN):
+        return parallel_run(module, currents)
     functional.reset_net(module)
     if isinstance(module, neuron.GatedLIFNode):  # whose v is never reset: run once more for each potential
         return gated_run(module, currents)
@@ -84,6 +86,16 @@ def gated_run(module, currents):
         spikes = module(currents)
         potentials.append(module.v)
     return spikes, torch.stack(potentials)
+
+
+def parallel_run(module, currents):
+    """Whose potential is what its surrogate function is asked, less its bias."""
+    asked = []
+    handle = module.surrogate_function.register_forward_pre_hook(lambda _, given: asked.append(given[0]))
+    module.step_mode = "m"
+    spikes = module(currents)
+    handle.remove()
+    return spikes, asked[0].view(spikes.shape) - module.bias.reshape(-1, 1, 1)
 
 
 def snntorch_run(module, currents):
@@ -228,6 +240,12 @@ CASES = {
         per_neuron(0.5, 0.9), SIZE, learn_beta=True, learn_threshold=True, **ST
     ),
     "StateLeaky readout": lambda: snntorch.StateLeaky(0.7, SIZE, learn_beta=True, output=False),
+    **{
+        f"StateLeaky that forgets, {name}": lambda beta=beta: snntorch.StateLeaky(
+            beta, SIZE, learn_beta=True, learn_threshold=True, kernel_truncation_steps=3, **ST
+        )
+        for name, beta in {"alike": 0.8, "per neuron": per_neuron(0.5, 0.9)}.items()
+    },
     "a snnTorch class of one's own": lambda: OwnLeaky(learn_threshold=True, **ST),
     "a subclass of Leaky with another rule": lambda: OwnRule(beta=0.7, learn_beta=True, **ST),
     **{f"IF {o}": lambda o=o: neuron.IFNode(**SJ, **o) for o in HARD_AND_SOFT},
@@ -299,7 +317,56 @@ CASES = {
 }
 
 
+def noisy(module, **values):
+    """With noise in its currents, for two runs."""
+    module.reset_noise(2)
+    return holding(module, **values)
+
+
+ALL_AT_ONCE = {  # classes that take all timesteps in one call
+    "NoisyCUBALIF with noise": lambda: noisy(neuron.NoisyCUBALIFNode(SIZE, T=T, **SJ), sigma_s=0.0),
+    "NoisyNonSpikingIF with noise": lambda: noisy(neuron.NoisyNonSpikingIFNode(SIZE, T=T)),
+    "ILCIF": lambda: neuron.ILCIFNode(1, SIZE, **SJ),
+    "ILCLIF": lambda: neuron.ILCLIFNode(SIZE, 1, **SJ),
+    "ILCCUBALIF": lambda: neuron.ILCCUBALIFNode(SIZE, 1, v_reset=0.1, **SJ),
+    "NoisyILCCUBALIF": lambda: neuron.NoisyILCCUBALIFNode(1, SIZE, is_training=False, T=T, **SJ),
+    "NoisyILCCUBALIF with noise": lambda: noisy(neuron.NoisyILCCUBALIFNode(1, SIZE, T=T, **SJ), sigma_s=0.0),
+    **{f"SlidingPSN k={k}": lambda k=k: neuron.SlidingPSN(k) for k in (1, 3, T + 3)},
+    **{f"MaskedPSN k={k}": lambda k=k: neuron.MaskedPSN(k, T, lambda_init=1.0) for k in (1, 3, T + 3)},
+}
+
+
+def normalizing(folded=None, **options):
+    """After some batches; `folded`: with its normalization in its threshold, and in what it keeps."""
+    module = neuron.MPBNLIFNode(1.7, out_features=SIZE, **SJ, **options)
+    for _ in range(3):
+        module(torch.randn(8, SIZE))
+        functional.reset_net(module)
+    if folded is not None:
+        module.eval().re_parameterize_v_threshold(normalize_residual=folded)
+    return module
+
+
+FROZEN = {  # classes that are run, or learn through time, only as they are in evaluation
+    **{
+        f"{cls.__name__} v_reset={v}": lambda cls=cls, v=v: cls(1.7, v_reset=v, **SJ)
+        for cls in (neuron.OTTTLIFNode, neuron.SLTTLIFNode)
+        for v in (0.1, None)
+    },
+    **{
+        f"MPBNLIF v_reset={v} learnable_vth={learns} folded={folded}": lambda v=v, learns=learns, folded=folded: (
+            normalizing(folded, v_reset=v, learnable_vth=learns)
+        )
+        for v in (0.1, None)
+        for learns in (True, False)
+        for folded in (None, False, True)
+    },
+}
+
+
 def differentiated(run, module, currents):
+    if hasattr(module, "noise_step"):
+        module.noise_step = -1
     spikes, potentials = run(module, currents)
     weights = torch.randn(2, *spikes.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     leaves = [currents, *(p for p in module.parameters() if p.requires_grad)]
@@ -323,9 +390,9 @@ def check(module, shape=(SIZE,)):
     return population, expected[0]
 
 
-TRAINING = [pytest.param(make, True, id=name) for name, make in CASES.items()]
-EVALUATION = [pytest.param(CASES[name], False, id=f"{name}, in evaluation") for name in list(CASES)[::5]]
-EVALUATION.append(pytest.param(CASES["ComplementaryLIF"], False, id="ComplementaryLIF, in evaluation"))
+ALL = CASES | ALL_AT_ONCE | FROZEN
+TRAINING = [pytest.param(ALL[name], True, id=name) for name in ALL if name not in FROZEN]
+EVALUATION = [pytest.param(make, False, id=f"{name}, in evaluation") for name, make in ALL.items()]
 
 
 @pytest.mark.parametrize(("make", "training"), TRAINING + EVALUATION)
@@ -467,6 +534,28 @@ def build_population(model):
     return Population("n", SIZE, model)
 
 
+@pytest.mark.parametrize("kind", [neuron.CUBALIFNode, neuron.ComplementaryLIFNode, neuron.IFNode])
+def test_thresholds_per_neuron(kind):
+    module = holding(kind(surrogate_function=surrogate.ATan()), v_threshold=per_neuron(0.4, 0.9).double())
+    assert adapter_of(module).make_neuron("n", module, None)  # where the neurons' shape is not known yet
+    check(module)
+
+
+def test_every_run_takes_other_noise():
+    module = noisy(neuron.NoisyCUBALIFNode(SIZE, T=T, **SJ), sigma_s=0.0).double()
+    population = build(module)
+    first, second = (layered(population, inputs(SIZE))[1] for _ in range(2))
+    assert not torch.equal(first, second) and population.neuron == build(module).neuron
+    with pytest.raises(UnsupportedModelError, match="that of 2 runs is used up; call reset_noise"):
+        layered(population, inputs(SIZE))
+    module.is_training = False
+    assert population.neuron == build(module).neuron
+    torch.testing.assert_close(layered(population, inputs(SIZE)), own(module, inputs(SIZE)))
+    fresh = build(neuron.NoisyNonSpikingIFNode(SIZE, T=T).double())
+    with pytest.raises(UnsupportedModelError, match="none is drawn; call reset_noise"):
+        layered(fresh, inputs(SIZE))
+
+
 def test_not_finite_parameters():
     for make in (lambda: snntorch.Leaky(0.9), lambda: snntorch.DeltaLeaky(0.9, 0.9)):
         module = make()
@@ -526,8 +615,23 @@ def rectified(self, x):
     self.v = torch.relu(self.v + x)
 
 
-def noisy(self, x):
+def drawing(self, x):
     self.v = self.v + x + torch.rand_like(x)
+
+
+def adding(self, x):
+    x += 1
+    self.v = self.v + x
+
+
+def held_in_an_attribute(self, x):
+    self.slow = 0.5 * getattr(self, "slow", 0.0) + x
+    self.v = self.v + self.slow
+
+
+def ran(module, size):
+    module(torch.zeros(B, size))
+    return module
 
 
 def counting(self, x):
@@ -651,20 +755,36 @@ REFUSED = {
     "the gradient of what it sends": lambda: firing(
         lambda self: self.surrogate_function(self.v - 1).detach()
     ),
-    "LIFNode.: its v_reset is a tensor.*give a float": lambda: holding(neuron.LIFNode(), v_reset=learnt()),
     **{
-        f"{kind.__name__}.: its v_threshold is a tensor.*give a float": lambda kind=kind: holding(
-            kind(), v_threshold=learnt()
+        f"{kind.__name__}.: its {name} is a tensor.*give a float": lambda kind=kind, name=name: holding(
+            kind(), **{name: learnt()}
         )
         for kind in (neuron.TernaryIFNode, neuron.TernaryLIFNode, neuron.ILIFNode, neuron.KLIFNode)
+        for name in (["v_threshold"] if kind is neuron.ILIFNode else ["v_threshold", "v_reset"])
     },
+    **{
+        f"{kind.__name__}.: its v_threshold is {value}; give a number": lambda kind=kind, value=value: (
+            holding(kind(), v_threshold=value)
+        )
+        for kind in (neuron.LIFNode, neuron.CUBALIFNode, Own)
+        for value in (None, {})
+    },
+    "Own.: v_threshold is not finite": lambda: Own(v_threshold=float("nan")),
+    "CUBALIFNode.: v_reset is not finite": lambda: holding(neuron.CUBALIFNode(), v_reset=float("inf")),
+    "Own.: rate of its Own is NaN or infinite; give finite values": lambda: holding(
+        Own(), rate=learnt(float("nan"))
+    ),
+    "it changes its current in place": lambda: charging(adding),
+    "size of tensor.*it holds slow: if that is of a run of other neurons, reset it": lambda: ran(
+        charging(held_in_an_attribute), 7
+    ),
     "learn_threshold=True is not supported with state_quant": lambda: snntorch.Leaky(
         0.8, learn_threshold=True, state_quant=Rounded.apply
     ),
     "its neurons depend on each other": lambda: charging(coupled),
     "its potential is not affine in its current": lambda: charging(squared),
     "is not affine": lambda: charging(rectified),
-    "draws random numbers": lambda: charging(noisy),
+    "draws random numbers": lambda: charging(drawing),
     r"keeps more than its states \(v\)": lambda: charging(counting),
     "its output is analog": lambda: firing(lambda self: self.v * self.surrogate_function(self.v - 1)),
     "does not call its surrogate function, `surrogate_function`": lambda: firing(
@@ -678,16 +798,20 @@ REFUSED = {
     "with graded_spikes_factor is not known": lambda: OwnLeaky(graded_spikes_factor=2.0),
     "its multi_step_forward is not its single step": lambda: Together(step_mode="m", **SJ),
     r"its own step fails \(NotImplementedError": lambda: type("Empty", (neuron.BaseNode,), {})(),
-    "is_training=True.*noise": lambda: neuron.NoisyCUBALIFNode(SIZE),
+    "with is_training=True it adds noise to its output.*sigma_s = 0": lambda: neuron.NoisyCUBALIFNode(SIZE),
+    "call cancel_load": lambda: holding(neuron.NoisyNonSpikingIFNode(SIZE), cn=torch.ones(B, T, SIZE)),
+    "constructed for 4 neurons": lambda: neuron.ILCIFNode(2, 2),
+    "lambda_ = 0.5 lets later timesteps in": lambda: neuron.MaskedPSN(3, T, lambda_init=0.5),
+    "forward is not NoisyBaseNode's": lambda: type(
+        "Alone", (neuron.NoisyCUBALIFNode,), {"forward": charging}
+    )(SIZE),
     "inhibition=True": lambda: snntorch.Synaptic(0.5, 0.8, inhibition=True),
     "learn_beta=True has no effect": lambda: snntorch.Lapicque(0.8, learn_beta=True),
-    "kernel_truncation_steps=3": lambda: snntorch.StateLeaky(0.8, SIZE, kernel_truncation_steps=3),
     "own step fails": lambda: snntorch.RSynaptic(0.5, 0.8, all_to_all=False, reset_delay=False),
     "gates multiply": lambda: snntorch.SLSTM(SIZE, SIZE),
-    "all timesteps at once": lambda: neuron.PSN(T),
+    "depends on later inputs": lambda: neuron.PSN(T),
     "analog, a function of its final potential": lambda: neuron.LIAFNode(torch.relu, False),
-    "depends on how much it has sent": lambda: neuron.STBIFNode(0.5, 8),
-    "normalizes its potential over the batch": lambda: neuron.MPBNLIFNode(out_features=SIZE),
+    "more than one comparison": lambda: neuron.STBIFNode(0.5, 8),
     "base class": lambda: neuron.SimpleBaseNode(),
     "never below a threshold of 0": lambda: neuron.KLIFNode(v_threshold=0.0),
     "samples .C, H, W. only": lambda: neuron.GatedLIFNode(T),
@@ -701,7 +825,7 @@ def test_refused_with_what_was_seen(match, make):
         build(make())
 
 
-@pytest.mark.parametrize("make", CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize("make", ALL.values(), ids=ALL.keys())
 def test_what_a_neuron_keeps_does_not_depend_on_the_order_of_its_currents(make):
     """In its default refractory mode, if it spikes: all of a timestep's current at once, or some after the spike."""
     torch.manual_seed(0)
@@ -740,6 +864,7 @@ RIGHT = {  # what once was read wrongly
     "a hard reset, clamped": (lambda: resetting(clamped), "none"),
     "a soft reset, clamped": (lambda: resetting(clamped_after_subtraction, v_reset=None), "none"),
     "a hard reset that detaches the potential": (lambda: resetting(forgetting), "none"),
+    "a reset value that is learnt": (lambda: holding(neuron.LIFNode(1.7, **SJ), v_reset=learnt(0.2)), "none"),
     "KLIF with a k per channel": (
         lambda: holding(neuron.KLIFNode(**SJ), k=nn.Parameter(torch.linspace(0.8, 1.4, 3)[:, None, None])),
         None,
@@ -805,7 +930,21 @@ class AllAtOnce(nn.Module):
         return self.last(self.fc(spk))[0]
 
 
+def parallel_and_lateral():
+    torch.manual_seed(1)
+    model = nn.Sequential(
+        *(nn.Linear(6, SIZE), neuron.SlidingPSN(3, step_mode="m")),
+        *(nn.Linear(SIZE, SIZE), neuron.MaskedPSN(2, T, 1.0, step_mode="m")),
+        *(nn.Linear(SIZE, SIZE), neuron.ILCLIFNode(SIZE, 1, **SJ)),
+    )
+    with torch.no_grad():
+        for linear in model[::2]:
+            linear.weight *= 9
+    return model
+
+
 MODELS = {
+    "SlidingPSN, MaskedPSN and ILCLIF": parallel_and_lateral,
     "Synaptic": lambda: Unrolled(lambda: snntorch.Synaptic(0.6, 0.8, learn_alpha=True, **ST), 2),
     "Alpha": lambda: Unrolled(
         lambda: snntorch.Alpha(0.8, 0.6, learn_beta=True, **ST | {"threshold": 0.1}), 3

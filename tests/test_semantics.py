@@ -32,7 +32,7 @@ def dense(rows, bias=None):
         layer.weight.copy_(torch.tensor(rows))
         if bias is not None:
             layer.bias.copy_(torch.tensor(bias))
-    return Dense((layer,), (len(rows[0]), 1, 1))
+    return Dense.of(layer, (len(rows[0]), 1, 1))
 
 
 def graph(output_weights, output_bias=None, reset="value"):

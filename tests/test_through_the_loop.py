@@ -53,7 +53,7 @@ def chain(*sizes: int, **options: Any) -> Graph:
         for name, size in zip(names[1:], sizes[1:], strict=True)
     ]
     projections = [
-        Projection(f"{a}->{b}", a, b, Dense((nn.Linear(n, m),), (n, 1, 1)))
+        Projection(f"{a}->{b}", a, b, Dense.of(nn.Linear(n, m), (n, 1, 1)))
         for a, b, n, m in zip(names, names[1:], sizes, sizes[1:], strict=False)
     ]
     return Graph(populations, projections, names[-1])

@@ -16,11 +16,16 @@ def check_backend(backend: object) -> None:
         raise OptionError(f"backend={backend!r} is unknown; choose one of {list(BACKENDS)}")
 
 
-def choose_engine(backend: str | Engine, graph: Graph, execution: Execution) -> Engine:
+def choose_engine(
+    backend: str | Engine, graph: Graph, execution: Execution, device: torch.device
+) -> Engine:
     """Return the engine called `backend`; "auto" takes "numba" where it can run the graph, else "torch".
 
-    So "torch" gets a model on another device than the CPU, a projection that is some other module, neurons whose spikes
-    have values, and a scheduler written in Python.
+    So "torch" gets a model on another device than the CPU, other functions as synapses or between neurons, neurons
+    whose spikes have values, and a scheduler written in Python.
+
+    Args:
+        device: of the model.
 
     Raises:
         OptionError: for an unknown name.
@@ -29,9 +34,9 @@ def choose_engine(backend: str | Engine, graph: Graph, execution: Execution) -> 
     check_backend(backend)
     if backend == "auto":
         try:
-            return choose_engine("numba" if _on_cpu(graph) else "torch", graph, execution)
+            return choose_engine("numba" if device.type == "cpu" else "torch", graph, execution, device)
         except UnsupportedByEngineError:
-            return choose_engine("torch", graph, execution)
+            return choose_engine("torch", graph, execution, device)
     engine = _named(backend) if isinstance(backend, str) else backend
     engine.check(graph, execution)
     return engine
@@ -47,8 +52,3 @@ def _named(backend: str) -> Engine:
     else:
         from snn_async.engines.reference.engine import ReferenceEngine as kind
     return kind()
-
-
-def _on_cpu(graph: Graph) -> bool:
-    tensors = [tensor for _, module in graph.modules for tensor in (*module.parameters(), *module.buffers())]
-    return all(tensor.device == torch.device("cpu") for tensor in tensors)

@@ -3,9 +3,9 @@
 Engines know a base potential, a gain, a threshold and arriving currents. What happens between timesteps (leak, delayed
 resets, second states) is the neurons' own (`snn_async.neurons`). Everything is a torch tensor on the model's device.
 
-T timesteps, B samples, S inputs, N neurons of all populations in graph order, P populations, J junctions, E events.
-A *source* index counts inputs first: source s < S is input s, source S + n is neuron n, source S + N + u is unit u of
-all junctions (`snn_async.graph.layout`).
+T timesteps, B samples, S features of all inputs, N neurons of all populations in graph order, P populations, J
+junctions, E events. A *source* index counts inputs first: source s < S is feature s, source S + n is neuron n, source
+S + N + u is unit u of all junctions (`snn_async.graph.layout`).
 """
 
 from dataclasses import dataclass
@@ -85,15 +85,16 @@ class Values:
     Attributes:
         x: (B, S) input frame.
         weights: (W,) all projections' packed weights (`Synapses.pack`), one after another.
-        biases: (V,) currents of the projections into populations, one fan_out each, zero where there is none.
-            Biases that meet in a junction arrive with the projections that leave it.
+        biases: (V,) currents of the projections into populations and "wait" junctions, one fan_out each, zero where
+            there is none. Biases that meet in another junction arrive with the projections that leave it.
         base: (B, N) potentials before any current of the timestep.
         gain: (B, N) potential per unit of current.
         threshold: (B, N).
         last_spikes: (B, N) of the timestep before, which delayed projections deliver.
         pending: (E,) amplitudes of `Start.pending`.
         source_scale, target_scale: per projection (B, fan_in) or (B, fan_out) dropout factors, or None.
-        parameters: of the `Opaque` modules, one after another in order of the projections; differentiable.
+        parameters: live tensors of the `Affine` synapses, one after another in order of the projections;
+            then of the "wait" junctions, in order; differentiable where they are floating.
 
     `gain` and `threshold` may be expanded views (stride 0).
     """
@@ -192,7 +193,7 @@ class Adjoints:
 
 @dataclass(frozen=True)
 class Gradients:
-    """Adjoints of the `DIFFERENTIABLE` members of `Values` and of its `parameters`; `x` is None unless asked for."""
+    """Adjoints of the `DIFFERENTIABLE` members of `Values`, `x` only if asked for, and of its floating `parameters`."""
 
     x: Tensor | None
     weights: Tensor
@@ -202,7 +203,7 @@ class Gradients:
     threshold: Tensor
     last_spikes: Tensor
     pending: Tensor
-    parameters: tuple[Tensor, ...] = ()
+    parameters: tuple[Tensor | None, ...] = ()
 
 
 class Engine(Protocol):

@@ -22,19 +22,6 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 _HARMLESS = {"__init__", "__repr__", "extra_repr", "__getstate__", "__setstate__", "__reduce__"}
 
 
-class UnreadError(UnsupportedModelError):
-    """What a forward does was not understood; `inside` is the path of the module whose forward it is, None if
-    taking that module as it is would not help."""
-
-    def __init__(self, message: str, inside: str | None) -> None:
-        super().__init__(message)
-        self.inside = inside
-
-
-class OverriddenError(UnsupportedModelError):
-    """A subclass replaces a method of the class whose rules it should follow."""
-
-
 def describe(path: str, module: nn.Module) -> str:
     """Return how messages name a module: its path and class."""
     kind = type(module)
@@ -62,12 +49,20 @@ def check_module(path: str, module: nn.Module) -> None:
         raise UnsupportedModelError(
             f"{describe(path, module)} has no parameters yet; run one batch through the model first"
         )
+    adapter = adapter_of(module)
+    observed = adapter is not None and adapter.is_neuron(
+        module
+    )  # its forward hooks see the asynchronous spikes
     for hooks in HOOKS:
-        if getattr(module, hooks, None):
+        others = [
+            hook
+            for hook in getattr(module, hooks, {}).values()
+            if not type(hook).__module__.startswith("torch.nn.utils.")  # weight norm, pruning masks
+        ]
+        if others and not (observed and hooks == "_forward_hooks"):
             raise UnsupportedModelError(
                 f"{describe(path, module)} has {hooks.strip('_').replace('_', ' ')}, which asynchronous "
-                "execution would not call; remove them before asynchronize "
-                "(weight or spectral norm: use torch.nn.utils.parametrizations)"
+                "execution would not call; remove them, or register forward hooks on the neurons"
             )
 
 
@@ -82,16 +77,6 @@ def replaced_methods(module: nn.Module, base: type) -> list[str]:
             if name not in _HARMLESS and _is_method(value) and _is_method(getattr(base, name, None))
         }
     )
-
-
-def check_not_overridden(path: str, module: nn.Module, base: type) -> None:
-    """Raise OverriddenError if a subclass of `base`, or the instance, replaces one of its methods."""
-    changed = replaced_methods(module, base)
-    if changed:
-        raise OverriddenError(
-            f"{describe(path, module)} replaces {', '.join(changed)} of {base.__name__}, so its "
-            f"dynamics are unknown; use {base.__name__} itself"
-        )
 
 
 def rules_of(module: nn.Module, classes: Sequence[type]) -> type | None:

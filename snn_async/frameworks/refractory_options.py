@@ -3,6 +3,7 @@
 from typing import Any
 
 from snn_async.checks import check_refractory
+from snn_async.errors import OptionError
 from snn_async.neurons import Refractory
 
 
@@ -38,6 +39,24 @@ class RefractoryOptions:
         own = [super().extra_repr()]  # type: ignore[misc]
         own += [f"{name}={value!r}" for name, value in options_of(self).items() if value is not None]
         return ", ".join(part for part in own if part)
+
+
+class WithoutSpikes:
+    """The same for a neuron that only integrates: no value of `refractory` and `refractory_dropout` can apply.
+
+    Raises:
+        OptionError: for any value but None.
+    """
+
+    def __init__(
+        self, *args: Any, refractory: None = None, refractory_dropout: None = None, **kwargs: Any
+    ) -> None:
+        for name, value in (("refractory", refractory), ("refractory_dropout", refractory_dropout)):
+            if value is not None:
+                raise OptionError(
+                    f"{type(self).__name__}: {name}={value!r} has no effect, it never spikes; leave it out"
+                )
+        super().__init__(*args, **kwargs)
 
 
 def options_of(module: Any) -> dict[str, Any]:

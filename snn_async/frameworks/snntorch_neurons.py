@@ -15,8 +15,9 @@ from snn_async.frameworks.refractory_options import options_of
 from snn_async.neurons import LinearNeuron, LinearParameters, Neuron
 from snn_async.neurons.delta import DeltaNeuron, DeltaParameters
 from snn_async.neurons.own_step import OwnStep, States, twin
-from snn_async.neurons.probing import probed_neuron, shape_for
+from snn_async.neurons.probing import probed_neuron, shape_for, step_fails
 from snn_async.neurons.surrogates import Mapped
+from snn_async.neurons.window import WindowNeuron, WindowParameters
 
 WRITTEN_OUT = (  # subclasses first
     *(snntorch.DeltaLeaky, snntorch.Leaky, snntorch.Lapicque, snntorch.RLeaky),
@@ -122,21 +123,24 @@ def _state_leaky(where: str, path: str, module: Any, shape: tuple[int, ...] | No
     """mem_t = sum_k exp(-k / tau) x_(t - k), a leak without a reset; snnTorch convolves all timesteps at once."""
     if module.state_quant:
         raise UnsupportedModelError(f"{where}: state_quant is not supported with it; use state_quant=False")
-    if module.kernel_truncation_steps is not None:
-        raise UnsupportedModelError(
-            f"{where}: kernel_truncation_steps={module.kernel_truncation_steps} forgets after so many timesteps all at "
-            "once, which no leak does; use kernel_truncation_steps=None"
-        )
     check_sizes(path, module, shape, tau=module.tau, threshold=module.threshold)
-    return LinearNeuron(
+    members: dict[str, Any] = dict(
         module=module,
-        parameters=_noticing(module, _read_state_leaky),
         surrogate=module.spike_grad,
         **firing(where, module.spike_grad),
         reset="none",
         spiking=bool(module.output),
         **options_of(module),
     )
+    if module.kernel_truncation_steps is not None:
+        return WindowNeuron(**members, parameters=_noticing(module, _read_truncated))
+    return LinearNeuron(**members, parameters=_noticing(module, _read_state_leaky))
+
+
+def _read_truncated(module: Any) -> WindowParameters:
+    ago = torch.arange(module.kernel_truncation_steps, device=module.tau.device)
+    weight = torch.exp(-ago[:, None] / module.tau.reshape(-1))
+    return WindowParameters(weight[None], -module.threshold.reshape(1, -1))
 
 
 def _read_state_leaky(module: Any) -> LinearParameters:
@@ -254,8 +258,9 @@ def potential_name(names: tuple[str, ...]) -> str:
 
 
 def _potential_first(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return states in the order of `Neuron.State`; spikes, which a call takes too but no timestep needs, last."""
     potential = potential_name(names)
-    return tuple(sorted(names, key=lambda name: name != potential))
+    return tuple(sorted(names, key=lambda name: (name == "spk", name != potential)))
 
 
 def _changed_by(where: str, module: Any, shape: tuple[int, ...]) -> tuple[str, ...]:
@@ -269,7 +274,7 @@ def _changed_by(where: str, module: Any, shape: tuple[int, ...]) -> tuple[str, .
             own.forward(torch.zeros_like(like))
     except Exception as error:
         raise UnsupportedModelError(
-            f"{where} cannot be run event by event: its own step fails ({type(error).__name__}: {error})"
+            f"{where} cannot be run event by event: {step_fails(module, shape, error)}"
         ) from error
     after = vars(own) | own._buffers
     return tuple(
@@ -307,9 +312,15 @@ class SnnTorchStep(OwnStep):
     graded: bool
     surrogate = "spike_grad"
 
-    def check(self, module: nn.Module) -> None:
+    def start(self, module: nn.Module) -> None:
         if not self.graded:
             check_ungraded(module)
+
+    def rest(self, own: Any, like: Tensor) -> States:
+        return tuple(torch.zeros_like(like) for _ in self.names)
+
+    def threshold(self, own: Any, like: Tensor) -> Any:
+        return getattr(own, "threshold", 0.0)
 
 
 @dataclass(frozen=True)
@@ -324,9 +335,6 @@ class CallStep(SnnTorchStep):
 
     def copy(self, module: nn.Module, charging: bool = False) -> nn.Module:
         return copied(module, charging)
-
-    def rest(self, own: Any, like: Tensor) -> States:
-        return tuple(torch.zeros_like(like) for _ in self.names)
 
     def starts(self, own: Any) -> bool:
         parameters = inspect.signature(type(own).forward).parameters
@@ -344,9 +352,6 @@ class CallStep(SnnTorchStep):
         after = dict(zip(self.order, flat if self.order[0] == "spk" else flat[1:], strict=True))
         return flat[0], tuple(after[name] for name in self.names)
 
-    def threshold(self, own: Any, like: Tensor) -> Any:
-        return _threshold(own, like)
-
 
 @dataclass(frozen=True)
 class AttributeStep(SnnTorchStep):
@@ -356,9 +361,6 @@ class AttributeStep(SnnTorchStep):
         own = copied(module, charging)
         own.init_hidden = module.init_hidden
         return own
-
-    def rest(self, own: Any, like: Tensor) -> States:
-        return tuple(torch.zeros_like(like) for _ in self.names)
 
     def starts(self, own: Any) -> bool:
         held = [getattr(own, name, None) for name in self.names]
@@ -370,10 +372,3 @@ class AttributeStep(SnnTorchStep):
         result = own.forward(current)
         sent = result[0] if isinstance(result, tuple) else result
         return sent, tuple(getattr(own, name) for name in self.names)
-
-    def threshold(self, own: Any, like: Tensor) -> Any:
-        return _threshold(own, like)
-
-
-def _threshold(own: Any, like: Tensor) -> Any:
-    return getattr(own, "threshold", 0.0)

@@ -1,30 +1,47 @@
-"""SpikingJelly 2.0 neurons as neuron models: which class is which, and how a class's own step is run."""
+"""SpikingJelly 2.0 neurons as neuron models: which class is which."""
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
 from spikingjelly.activation_based import base, neuron
-from torch import Tensor, nn
+from torch import Tensor
 
 from snn_async.errors import UnsupportedModelError
 from snn_async.frameworks.libraries import check_sizes, firing, replaced_methods, rules_of, scalar
 from snn_async.frameworks.refractory_options import options_of
+from snn_async.frameworks.spikingjelly_steps import (
+    ChargeStep,
+    DrivenStep,
+    FrozenStep,
+    LateralStep,
+    MemoryStep,
+    NoisyStep,
+    ReadoutStep,
+    check_noise,
+)
 from snn_async.neurons import LinearNeuron, LinearParameters, Neuron
 from snn_async.neurons.gated import GatedNeuron, GatedParameters
 from snn_async.neurons.klif import KLIFNeuron
-from snn_async.neurons.own_step import OwnStep, States, spread, twin
+from snn_async.neurons.own_step import OwnStep, twin
+from snn_async.neurons.probed import ProbedNeuron
 from snn_async.neurons.probing import probed_neuron, shape_for
 from snn_async.neurons.surrogates import Counted, Mapped, Signed, TrainingOnly
 from snn_async.neurons.ternary import HardTernaryNeuron
+from snn_async.neurons.window import WindowNeuron, WindowParameters
 
-READOUTS = (neuron.NonSpikingIFNode, neuron.NonSpikingLIFNode, neuron.NoisyNonSpikingIFNode)
+READOUTS = (neuron.NonSpikingIFNode, neuron.NonSpikingLIFNode)
 NON_SPIKING = (neuron.NonSpikingBaseNode, neuron.NoisyNonSpikingBaseNode)
 NOISY = (neuron.NoisyBaseNode, neuron.NoisyNonSpikingBaseNode)
+IN_SEQUENCE = (neuron.NoisyILCBaseNode, neuron.NoisyBaseNode, neuron.ILCBaseNode)  # subclasses first
 TERNARY = (neuron.TernaryIFNode, neuron.TernaryLIFNode)
+ONLINE = (neuron.OTTTLIFNode, neuron.SLTTLIFNode)
+PARALLEL = (neuron.SlidingPSN, neuron.MaskedPSN)
+FIXED = (*TERNARY, neuron.ILIFNode, neuron.KLIFNode)  # whose threshold is a number
 WRITTEN_OUT = (  # subclasses first
-    *(neuron.ILIFNode, neuron.OTTTLIFNode, neuron.SLTTLIFNode, *TERNARY, neuron.KLIFNode),
+    *(neuron.ILIFNode, *ONLINE, *TERNARY, neuron.KLIFNode),
     *(neuron.IFNode, neuron.LIFNode, neuron.ParametricLIFNode, neuron.HalfThresholdIFNode),
     *(neuron.SimpleIFNode, neuron.SimpleLIFNode),
 )
@@ -33,13 +50,7 @@ _UNREACHED = 1e30  # a readout's threshold; finite, so that 0 * threshold stays 
 
 def make(where: str, path: str, module: Any, shape: tuple[int, ...] | None) -> Neuron:
     """Return the neuron model of a module of a class that is not refused."""
-    if getattr(module, "is_training", False) and isinstance(module, NOISY):
-        raise UnsupportedModelError(
-            f"{where}: with is_training=True it adds noise to its output, so that silent neurons send values too; "
-            "use is_training=False"
-        )
-    kind = rules_of(module, READOUTS)
-    if kind is not None:
+    if rules_of(module, READOUTS) is not None:
         return _readout(path, module)
     if isinstance(module, NON_SPIKING):
         return _probed_readout(where, module, shape)
@@ -50,22 +61,49 @@ def make(where: str, path: str, module: Any, shape: tuple[int, ...] | None) -> N
         )
     if rules_of(module, (neuron.GatedLIFNode,)) is not None:
         return _gated(where, module, shape)
+    if rules_of(module, PARALLEL) is not None:
+        return _window(where, module)
+    _check_values(where, path, module, shape)
     kind = rules_of(module, WRITTEN_OUT)
     graded = not firing(where, getattr(module, "surrogate_function", None))["binary"]
     if kind is None or (graded and module.v_reset is not None):  # several spikes at once are reset as one
         return _probed(where, module, shape)
+    if kind not in FIXED and isinstance(module.v_reset, Tensor):
+        return _probed(where, module, shape)
     return _linear(where, path, module, kind, shape)
+
+
+def _check_values(where: str, path: str, module: Any, shape: tuple[int, ...] | None) -> None:
+    """Raise UnsupportedModelError unless threshold and reset are values that neurons may have."""
+    for name in ("v_threshold", "v_reset"):
+        value = getattr(module, name, None)
+        if value is None and (name == "v_reset" or not hasattr(module, name)):
+            continue
+        if not isinstance(value, int | float | Tensor):
+            raise UnsupportedModelError(f"{where}: its {name} is {value!r}; give a number")
+        if name == "v_threshold" and _never_spikes(module):
+            continue
+        per_channel = isinstance(module, neuron.ActivationAwareIFNode | neuron.MPBNBaseNode)
+        check_sizes(path, module, None if per_channel else shape, **{name: value})
+
+
+def _never_spikes(module: Any) -> bool:
+    """Return whether a node of a plain class is used as a readout, with an infinite threshold."""
+    threshold, plain = (
+        module.v_threshold,
+        type(module) in (neuron.IFNode, neuron.LIFNode, neuron.ParametricLIFNode),
+    )
+    return (
+        plain and module.v_reset is not None and not isinstance(threshold, Tensor) and threshold == math.inf
+    )
 
 
 # -- written out ---------------------------------------------------------------------------------------
 
 
 def _linear(where: str, path: str, module: Any, kind: type, shape: tuple[int, ...] | None) -> Neuron:
-    frozen = (
-        ("v_reset", "v_threshold") if kind in (*TERNARY, neuron.ILIFNode, neuron.KLIFNode) else ("v_reset",)
-    )
-    for name in frozen:
-        if isinstance(getattr(module, name), Tensor):
+    for name in ("v_reset", "v_threshold"):
+        if kind in FIXED and isinstance(getattr(module, name), Tensor):
             raise UnsupportedModelError(
                 f"{where}: its {name} is a tensor, which is not followed; give a float"
             )
@@ -73,13 +111,12 @@ def _linear(where: str, path: str, module: Any, kind: type, shape: tuple[int, ..
     if not isinstance(start, int | float):
         raise UnsupportedModelError(f"{where}: its reset value of v is no number ({start!r}); give a float")
     hard = module.v_reset is not None
-    held = {
-        name: getattr(module, name)
-        for name in ("w", "tau", "k", "v_reset", "v_threshold")
-        if getattr(module, name, None) is not None
-    }
-    check_sizes(path, module, shape, **held)
+    check_sizes(
+        path, module, shape, **{k: getattr(module, k) for k in ("w", "tau", "k") if hasattr(module, k)}
+    )
     surrogate = module.surrogate_function
+    if kind in ONLINE:
+        surrogate = TrainingOnly(surrogate, module)
     members: dict[str, Any] = dict(
         module=module,
         parameters=_read,
@@ -93,7 +130,10 @@ def _linear(where: str, path: str, module: Any, kind: type, shape: tuple[int, ..
     if kind is neuron.ILIFNode:
         members |= {"surrogate": Counted(surrogate, float(module.v_threshold))}
         return LinearNeuron(**members, inclusive=False, binary=False)
-    members |= firing(where, surrogate)
+    if _never_spikes(module):
+        silent = dict(surrogate=torch.zeros_like, inclusive=False, spiking=False, reset="none")
+        return LinearNeuron(**members | silent)
+    members |= firing(where, module.surrogate_function)
     if kind in TERNARY:
         members |= {"surrogate": Signed(surrogate, float(module.v_threshold)), "binary": False}
         return HardTernaryNeuron(**members | {"reset": "none"}) if hard else LinearNeuron(**members)
@@ -140,6 +180,35 @@ def _read_k(module: Any) -> Tensor:
     return module.k
 
 
+def _window(where: str, module: Any) -> Neuron:
+    _check_mask(where, module)
+    return WindowNeuron(
+        module=module,
+        parameters=_read_window,
+        surrogate=module.surrogate_function,
+        **firing(where, module.surrogate_function),
+        reset="none",
+        **options_of(module),
+    )
+
+
+def _check_mask(where: str, module: Any) -> None:
+    if getattr(module, "lambda_", 1) < 1:
+        raise UnsupportedModelError(
+            f"{where}: lambda_ = {float(module.lambda_):g} lets later timesteps in; set it to 1"
+        )
+
+
+def _read_window(module: Any) -> WindowParameters:
+    if isinstance(module, neuron.SlidingPSN):
+        return WindowParameters(module.weight.flip(0)[None, :, None], module.bias.reshape(1, 1))
+    _check_mask("spikingjelly.MaskedPSN", module)
+    steps = torch.arange(module.T, device=module.weight.device)
+    ago = steps[:, None] - steps[: module.k]
+    weight = module.masked_weight().gather(1, ago.clamp(min=0))
+    return WindowParameters(torch.where(ago >= 0, weight, 0.0)[..., None], module.bias)
+
+
 def _read(module: Any) -> LinearParameters:
     """h = v - rate (v - v_reset) + x, or rate x with decay_input; the rate of an IFNode is 0."""
     if hasattr(module, "w"):
@@ -150,9 +219,8 @@ def _read(module: Any) -> LinearParameters:
         rate = torch.zeros((), dtype=torch.float64)
     gain = rate if getattr(module, "decay_input", False) else torch.ones_like(rate).detach()
     towards = 0.0 if module.v_reset is None else float(module.v_reset)
-    return LinearParameters(
-        leak=1 - rate, gain=gain, offset=rate * towards, threshold=scalar(module.v_threshold)
-    )
+    threshold = scalar(_UNREACHED if _never_spikes(module) else module.v_threshold)
+    return LinearParameters(leak=1 - rate, gain=gain, offset=rate * towards, threshold=threshold)
 
 
 def _readout(path: str, module: Any) -> Neuron:
@@ -223,7 +291,7 @@ def _probed(where: str, module: Any, shape: tuple[int, ...] | None) -> Neuron:
     model = probed_neuron(where, module, step, shape, not fires["binary"], **members)
     if shape is not None and isinstance(step, MemoryStep):
         _check_multi_step(where, module, shape)
-    return model
+    return _driven(where, model, shape)
 
 
 def _probed_readout(where: str, module: Any, shape: tuple[int, ...] | None) -> Neuron:
@@ -231,20 +299,42 @@ def _probed_readout(where: str, module: Any, shape: tuple[int, ...] | None) -> N
     if "forward" in replaced_methods(module, kind):
         raise UnsupportedModelError(f"{where}: its forward is not {kind.__name__}'s; leave it as it is")
     members = dict(surrogate=torch.zeros_like, inclusive=False, spiking=False, decode=_decoder(module))
-    return probed_neuron(where, module, ReadoutStep(("v",)), shape_for(module, shape), False, **members)
+    model = probed_neuron(where, module, ReadoutStep(("v",)), shape_for(module, shape), False, **members)
+    return _driven(where, model, shape)
+
+
+def _driven(where: str, model: ProbedNeuron, shape: tuple[int, ...] | None) -> Neuron:
+    """Return the model with the currents that a class gives itself: they are known when a timestep begins."""
+    module: Any = model.module
+    neurons = getattr(module, "num_node", getattr(module, "out_pop_dim", None))
+    if isinstance(module, neuron.ILCBaseNode | neuron.NoisyILCBaseNode):
+        model = replace(model, step=LateralStep((*model.step.names, "lateral"), model.step))
+    if isinstance(module, NOISY):
+        check_noise(where, module)
+        model = replace(model, step=NoisyStep((*model.step.names, "t"), model.step))
+    if isinstance(model.step, DrivenStep) and shape not in (None, (neurons,)):
+        raise UnsupportedModelError(
+            f"{where}: it was constructed for {neurons} neurons, but its population has the shape {shape}"
+        )
+    return model
 
 
 def _step_of(where: str, module: Any) -> OwnStep:
-    if isinstance(module, neuron.NoisyBaseNode):
-        if "forward" in replaced_methods(module, neuron.NoisyBaseNode):
-            raise UnsupportedModelError(f"{where}: its forward is not NoisyBaseNode's; leave it as it is")
+    kind = next((cls for cls in IN_SEQUENCE if isinstance(module, cls)), None)
+    if kind is not None:
+        changed = {"forward", "_after_spike"} & {*replaced_methods(module, kind)}
+        if changed:
+            raise UnsupportedModelError(
+                f"{where}: its {', '.join(sorted(changed))} is not {kind.__name__}'s; leave it as it is"
+            )
         own: Any = twin(module)
         before = dict(vars(own))
         own.init_tensor(torch.zeros(1))
         return ChargeStep(_potential_first([k for k, v in vars(own).items() if v is not before.get(k)]))
     if not isinstance(module, base.MemoryModule):
         raise UnsupportedModelError(f"{where}: it is no MemoryModule, so its states are unknown")
-    return MemoryStep(_potential_first(list(module._memories)))
+    names = _potential_first(list(module._memories))
+    return FrozenStep(names) if isinstance(module, neuron.MPBNBaseNode) else MemoryStep(names)
 
 
 def _potential_first(names: list[str]) -> tuple[str, ...]:
@@ -255,7 +345,7 @@ def _potential_first(names: list[str]) -> tuple[str, ...]:
 def _check_multi_step(where: str, module: Any, shape: tuple[int, ...]) -> None:
     """Raise UnsupportedModelError if a class of one's own does something else with all timesteps than with each."""
     own = [cls for cls in type(module).__mro__ if cls.__module__.split(".")[0] != "spikingjelly"]
-    if module.step_mode == "s" or not any(name.startswith("multi_step") for cls in own for name in vars(cls)):
+    if module.step_mode == "s" or not own:
         return
     frames = torch.randn((3, 2, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     frames = frames.to(next((t.device for t in (*module.parameters(), *module.buffers())), "cpu"))
@@ -269,77 +359,3 @@ def _check_multi_step(where: str, module: Any, shape: tuple[int, ...]) -> None:
         raise UnsupportedModelError(
             f"{where} cannot be run event by event: its multi_step_forward is not its single step, repeated"
         )
-
-
-def _threshold(own: Any, like: Tensor) -> Any:
-    value = getattr(own, "v_threshold", 0.0)
-    if isinstance(own, neuron.ActivationAwareIFNode):
-        return own._broadcast_parameter(value, like, "v_threshold")
-    return value
-
-
-@dataclass(frozen=True)
-class MemoryStep(OwnStep):
-    """`forward` of a MemoryModule in single-step mode; its memories are the states."""
-
-    surrogate = "surrogate_function"
-
-    def copy(self, module: nn.Module, charging: bool = False) -> nn.Module:
-        own: Any = twin(module)
-        own.__dict__["_step_mode"] = "s"
-        own.__dict__["_store_v_seq"] = False
-        return own
-
-    def rest(self, own: Any, like: Tensor) -> States:
-        values = own.materialize_states((like,), tuple(own._memories_rv[name] for name in own._memories), "s")
-        found = dict(zip(own._memories, values, strict=True))
-        return tuple(spread(found[name], like) for name in self.names)
-
-    def call(self, own: Any, current: Tensor, states: States | None) -> tuple[Any, States]:
-        own._memories.update(zip(self.names, states or (), strict=True))
-        sent = own.forward(current)
-        sent = sent[0] if isinstance(sent, tuple | list) else sent
-        return sent, tuple(own._memories[name] for name in self.names)
-
-    def threshold(self, own: Any, like: Tensor) -> Any:
-        return _threshold(own, like)
-
-
-@dataclass(frozen=True)
-class ChargeStep(OwnStep):
-    """`neuronal_charge`, `neuronal_fire`, `neuronal_reset` of a class that holds its states as attributes."""
-
-    surrogate = "surrogate_function"
-
-    def rest(self, own: Any, like: Tensor) -> States:
-        own.init_tensor(like)
-        return tuple(getattr(own, name) for name in self.names)
-
-    def call(self, own: Any, current: Tensor, states: States | None) -> tuple[Any, States]:
-        for name, state in zip(self.names, states or (), strict=True):
-            setattr(own, name, state)
-        own.neuronal_charge(current)
-        spikes = own.neuronal_fire()
-        own.neuronal_reset(spikes)
-        return spikes, tuple(getattr(own, name) for name in self.names)
-
-    def threshold(self, own: Any, like: Tensor) -> Any:
-        return _threshold(own, like)
-
-
-@dataclass(frozen=True)
-class ReadoutStep(OwnStep):
-    """`neuronal_charge` of a class that never spikes; its potential v stands for what it would be asked."""
-
-    surrogate = "surrogate_function"
-
-    def rest(self, own: Any, like: Tensor) -> States:
-        return (torch.zeros_like(like),)
-
-    def call(self, own: Any, current: Tensor, states: States | None) -> tuple[Any, States]:
-        (own.v,) = states or ()
-        own.neuronal_charge(current)
-        return own.surrogate_function(own.v), (own.v,)
-
-    def threshold(self, own: Any, like: Tensor) -> Any:
-        return 0.0

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from snn_async.graph.nodes import INPUT, Junction, Projection
+from snn_async.graph.nodes import Junction, Projection
 
 if TYPE_CHECKING:
     from snn_async.graph.graph import Graph
@@ -12,12 +12,13 @@ _JUNCTIONS = {
     "max": "max pooling, a window passes each increase of its maximum on at once",
     "and": "AND, waits until nothing upstream can change in the timestep",
     "iand": "IAND, waits until nothing upstream can change in the timestep",
+    "wait": "waits until nothing upstream can change in the timestep",
 }
 
 
 def describe(graph: "Graph") -> str:
     """Return populations, junctions, projections and neuron models as lines of text."""
-    lines = [f"{INPUT} ({shape_text(graph.input_shape)})"]
+    lines = [f"{name} ({shape_text(grid)})" for name, grid in graph.input_grids.items()]
     for name in graph.order:
         lines += [f"  {p.source} -> {name}: {_projection(p)}" for p in graph.into(name)]
         node = graph.nodes[name]
@@ -26,7 +27,7 @@ def describe(graph: "Graph") -> str:
             continue
         neuron = node.neuron
         kind = type(neuron.module).__name__ + ("" if neuron.spiking else " (readout)")
-        end = f"  <- output, read by its {graph.reads}" if name == graph.output else ""
+        end = "  <- output" if name == graph.output else ""
         lines.append(f"{name} ({shape_text(node.shape)} x {kind}: {neuron.describe()}){end}")
     return "\n".join(lines)
 
@@ -41,8 +42,8 @@ def _projection(projection: Projection) -> str:
     parts = [projection.synapses.describe()]
     if projection.delayed:
         parts.append("last timestep's spikes")
-    if projection.synapses.bias() is not None:
+    if projection.synapses.biased or projection.constant is not None:
         parts.append("bias once per timestep")
-    if projection.source_dropout or projection.target_dropout:
-        parts.append("dropout in training")
+    if projection.source_gain or projection.target_gain:
+        parts.append("dropout or another gain of each timestep")
     return ", ".join(parts)

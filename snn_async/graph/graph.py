@@ -1,27 +1,25 @@
 """The graph that populations, junctions and projections form: checked once, immutable (docs/design.md, section 2)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Literal
+from itertools import accumulate
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from snn_async.errors import UnsupportedModelError
 from snn_async.graph.description import describe, shape_text
-from snn_async.graph.grids import Grid, size_of
+from snn_async.graph.grids import Grid, size_of, to_units
 from snn_async.graph.nodes import INPUT, Junction, Population, Projection
 
 
 class Graph:
-    """Populations and junctions in topological order, projections, one output population.
+    """Inputs, populations and junctions in topological order, projections, one output population.
 
     Args:
         populations, junctions, projections: in any order; names unique.
         output: name of the output population.
-        input_shape: of one sample; (n,) of the projections' size if None.
-        flatten: whether the input may come in any shape per sample and is flattened first.
-        reads: what the source model returns of the output; a population that never spikes is always read by
-            its potentials.
+        inputs: grids by name; None for one, `INPUT`, on the grid that its projections take.
 
     Raises:
         UnsupportedModelError: for names that do not exist, sizes that do not fit, a cycle without delay,
@@ -35,21 +33,18 @@ class Graph:
         output: str,
         *,
         junctions: Sequence[Junction] = (),
-        input_shape: tuple[int, ...] | None = None,
-        flatten: bool = False,
-        reads: Literal["spikes", "potentials"] = "spikes",
+        inputs: Mapping[str, Grid] | None = None,
     ) -> None:
-        nodes = _topological([*populations, *junctions], projections)
+        if inputs is None:
+            inputs = {p.source: p.synapses.source for p in reversed(projections) if p.source == INPUT}
+        self.input_grids = dict(inputs)
+        nodes = _topological([*populations, *junctions], projections, self.input_grids)
         self.order = tuple(node.name for node in nodes)  # of all nodes
         self.populations = tuple(node for node in nodes if isinstance(node, Population))
         self.junctions = tuple(node for node in nodes if isinstance(node, Junction))
         self.projections = tuple(projections)
         self.output = output
-        self.flatten = flatten
-        self._given_shape = input_shape
         self._check()
-        spiking = self.populations[self.index[output]].neuron.spiking
-        self.reads: Literal["spikes", "potentials"] = reads if spiking else "potentials"
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -64,24 +59,25 @@ class Graph:
 
     @cached_property
     def node_index(self) -> dict[str, int]:
-        """Number of every node: -1 for the input, then the populations, then the junctions."""
-        names = [INPUT, *self.index, *(junction.name for junction in self.junctions)]
-        return {name: i - 1 for i, name in enumerate(names)}
+        """Number of every node: -1 for the inputs, then the populations, then the junctions."""
+        names = [*self.index, *(junction.name for junction in self.junctions)]
+        return dict.fromkeys(self.input_grids, -1) | {name: i for i, name in enumerate(names)}
 
     @cached_property
-    def input_grid(self) -> Grid:
-        """How the input's features are numbered."""
-        return next(p.synapses.source for p in self.projections if p.source == INPUT)
-
-    @property
     def input_size(self) -> int:
-        """Features of one input frame."""
-        return size_of(self.input_grid)
+        """Features of one frame of all inputs."""
+        return sum(map(size_of, self.input_grids.values()))
 
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input frame of one sample."""
-        return (self.input_size,) if self._given_shape is None else self._given_shape
+    @cached_property
+    def input_slices(self) -> dict[str, slice]:
+        """Where each input's features lie among all features."""
+        return _slices({name: size_of(grid) for name, grid in self.input_grids.items()})
+
+    def numbered(self, x: Tensor) -> Tensor:
+        """Return features (..., S) in unit order, given each input's as torch flattens them, one after another."""
+        parts = x.split([size_of(grid) for grid in self.input_grids.values()], -1)
+        ordered = [to_units(part, grid) for part, grid in zip(parts, self.input_grids.values(), strict=True)]
+        return ordered[0] if len(ordered) == 1 else torch.cat(ordered, -1)
 
     @cached_property
     def size(self) -> int:
@@ -91,11 +87,7 @@ class Graph:
     @cached_property
     def slices(self) -> dict[str, slice]:
         """Where each population's neurons lie among all neurons."""
-        slices, start = {}, 0
-        for population in self.populations:
-            slices[population.name] = slice(start, start + population.size)
-            start += population.size
-        return slices
+        return _slices({population.name: population.size for population in self.populations})
 
     @property
     def phase_length(self) -> int:
@@ -110,7 +102,7 @@ class Graph:
         upstream of it: with `level` waiting junctions before and including it on the longest way, its number is
         `level * phase_length - 1`.
         """
-        turns, levels = {INPUT: -1}, {INPUT: 0}
+        turns, levels = dict.fromkeys(self.input_grids, -1), dict.fromkeys(self.input_grids, 0)
         waiting = {junction.name for junction in self.junctions if junction.waits}
         instant = {junction.name for junction in self.junctions} - waiting
         for name in self.order:
@@ -126,6 +118,11 @@ class Graph:
     def turns(self) -> tuple[int, ...]:
         """Turn of each population."""
         return tuple(self.node_turns[population.name] for population in self.populations)
+
+    def takes_bias(self, name: str) -> bool:
+        """Whether biases end at a node: through other junctions they are carried along."""
+        node = self.nodes[name]
+        return isinstance(node, Population) or node.kind == "wait"
 
     def into(self, name: str) -> list[Projection]:
         """Return the projections into a node."""
@@ -148,9 +145,9 @@ class Graph:
 
     @cached_property
     def modules(self) -> tuple[tuple[str, nn.Module], ...]:
-        """The source model's modules that this graph reads, each with the name of its population or projection."""
-        parts = [(p.name, p.neuron.module) for p in self.populations]
-        return (*parts, *((p.name, module) for p in self.projections for module in p.synapses.modules))
+        """The source model's modules that are neurons, each with the name of its population."""
+        return tuple((p.name, p.neuron.module) for p in self.populations)
+
 
     def describe(self) -> str:
         """Return the graph as lines of text: populations, junctions, projections, neuron models."""
@@ -158,31 +155,43 @@ class Graph:
 
     def _check(self) -> None:
         names = self.order
-        if INPUT in names or len(set(names)) != len(names):
-            raise UnsupportedModelError(f"node names must be unique and not {INPUT!r}: {list(names)}")
+        if len({*names, *self.input_grids}) != len(names) + len(self.input_grids):
+            raise UnsupportedModelError(
+                f"node names must be unique and no input's: {[*self.input_grids, *names]}"
+            )
         if self.output not in self.index:
             raise UnsupportedModelError(
                 f"the output {self.output!r} is no population; there are {list(self.index)}"
             )
-        if not self.out_of(INPUT):
-            raise UnsupportedModelError(
-                "no projection leaves the input: the model has no Linear or convolution on its input"
-            )
-        for name in names:
-            if name != self.output and not any(not p.delayed for p in self.out_of(name)):
+        for name in self.input_grids or (INPUT,):
+            if not self.out_of(name):
                 raise UnsupportedModelError(
-                    f"population {name!r} leads nowhere: only the output {self.output!r} may"
+                    f"no projection leaves the {name}: the model has no Linear or convolution on it"
                 )
+        for junction in self.junctions:
+            if not self.out_of(junction.name):
+                raise UnsupportedModelError(f"junction {junction.name!r} leads nowhere; leave it out")
         for population in self.populations:
-            if not population.neuron.spiking and population.name != self.output:
+            if not population.neuron.spiking and self.out_of(population.name):
                 raise UnsupportedModelError(
-                    f"population {population.name!r} never spikes, so it can only be the output"
+                    f"population {population.name!r} never spikes, so no projection can leave it"
                 )
-        grids = {INPUT: self.input_grid} | {name: node.grid for name, node in self.nodes.items()}
-        takes = {p.name: p.grid for p in self.populations} | {j.name: j.cells for j in self.junctions}
+        grids = self.input_grids | {name: node.grid for name, node in self.nodes.items()}
+        takes = {p.name: (p.grid,) for p in self.populations} | {j.name: j.ports for j in self.junctions}
         for projection in self.projections:
+            ports = takes[projection.target]
+            if projection.port >= len(ports):
+                raise UnsupportedModelError(
+                    f"projection {projection.name!r} brings port {projection.port} of {projection.target!r}, which has "
+                    f"{len(ports)}"
+                )
             maps = (projection.synapses.source, projection.synapses.target)
-            meets = (grids[projection.source], takes[projection.target])
+            meets = (grids[projection.source], ports[projection.port])
+            if projection.delayed and not self.takes_bias(projection.target):
+                raise UnsupportedModelError(
+                    f"projection {projection.name!r} brings last timestep's spikes into {projection.target!r}, which "
+                    f"passes everything on at once or joins it; let it end at a population"
+                )
             if maps != meets:
                 given, taken, has, wants = (shape_text(grid) for grid in (*maps, *meets))
                 raise UnsupportedModelError(
@@ -191,17 +200,22 @@ class Graph:
                 )
 
 
+def _slices(sizes: Mapping[str, int]) -> dict[str, slice]:
+    ends = list(accumulate(sizes.values()))
+    return {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)}
+
+
 def _topological(
-    nodes: Sequence[Population | Junction], projections: Sequence[Projection]
+    nodes: Sequence[Population | Junction], projections: Sequence[Projection], inputs: Iterable[str]
 ) -> tuple[Population | Junction, ...]:
-    names = {node.name for node in nodes} | {INPUT}
+    names = {node.name for node in nodes}.union(inputs)
     for projection in projections:
         for end in (projection.source, projection.target):
             if end not in names:
                 raise UnsupportedModelError(
                     f"projection {projection.name!r} refers to {end!r}, which is not there"
                 )
-    done, ordered, waiting = {INPUT}, [], list(nodes)
+    done, ordered, waiting = set(inputs), [], list(nodes)
     sources = {
         node.name: [p.source for p in projections if p.target == node.name and not p.delayed]
         for node in nodes

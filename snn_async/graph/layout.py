@@ -15,9 +15,9 @@ Indices = NDArray[np.int64]
 class Layout:
     """Index arrays over P populations, J junctions and K projections.
 
-    Nodes are numbered -1 for the input, 0 .. P - 1 for the populations, P .. P + J - 1 for the junctions, both in
-    topological order. *Sources* count inputs first, then neurons, then junction units; *receivers* count neurons
-    first, then junction cells.
+    Nodes are numbered -1 for all inputs together, 0 .. P - 1 for the populations, P .. P + J - 1 for the junctions,
+    both in topological order. *Sources* count the inputs' features first, then neurons, then junction units;
+    *receivers* count neurons first, then junction cells.
 
     Attributes:
         inputs, neurons, units, cells: how many there are; units and cells are the junctions'.
@@ -32,10 +32,11 @@ class Layout:
         source, target: (K,) node numbers.
         fan_in, fan_out: (K,).
         first_source: (K,) source index of the projection's first source.
-        first_target: (K,) receiver index of its first target (an "and" or "iand" has a range for each port).
+        first_target: (K,) receiver index of its first target (one that waits has a range for each port).
         delayed: (K,) whether it delivers last timestep's spikes.
         weight_start: (K,) where its part of `Values.weights` begins; empty for synapses without packed weights.
-        bias_start: (K,) where its part of `Values.biases` begins, -1 for a projection into a junction.
+        bias_start: (K,) where its part of `Values.biases` begins, -1 for a projection into a junction
+            other than "wait".
     """
 
     inputs: int
@@ -77,7 +78,7 @@ def layout_of(graph: Graph) -> Layout:
 
 def _compute(graph: Graph) -> Layout:
     number = graph.node_index
-    into_population = np.array([number[p.target] < len(graph.populations) for p in graph.projections])
+    takes_bias = np.array([graph.takes_bias(p.target) for p in graph.projections])
     start = _starts([population.size for population in graph.populations])
     unit = _starts([junction.size for junction in graph.junctions])
     cell = _starts([junction.cell_count for junction in graph.junctions])
@@ -87,8 +88,11 @@ def _compute(graph: Graph) -> Layout:
     source = np.array([number[p.source] for p in graph.projections], dtype=np.int64)
     target = np.array([number[p.target] for p in graph.projections], dtype=np.int64)
     fan_out = np.array([p.fan_out for p in graph.projections], dtype=np.int64)
-    port = np.array([p.port for p in graph.projections], dtype=np.int64)
-    biases = _starts(np.where(into_population, fan_out, 0).tolist())[:-1]
+    junctions = {junction.name: junction for junction in graph.junctions}
+    first_cell = np.array(
+        [junctions[p.target].first_cell(p.port) if p.target in junctions else 0 for p in graph.projections]
+    )
+    biases = _starts(np.where(takes_bias, fan_out, 0).tolist())[:-1]
     return Layout(
         inputs=inputs,
         neurons=neurons,
@@ -106,11 +110,17 @@ def _compute(graph: Graph) -> Layout:
         target=target,
         fan_in=np.array([p.fan_in for p in graph.projections], dtype=np.int64),
         fan_out=fan_out,
-        first_source=np.where(source < 0, 0, first_unit[source]),
-        first_target=first_receiver[target] + port * fan_out,
+        first_source=np.array(
+            [
+                graph.input_slices[p.source].start if node < 0 else first_unit[node]
+                for p, node in zip(graph.projections, source, strict=True)
+            ],
+            dtype=np.int64,
+        ),
+        first_target=first_receiver[target] + first_cell,
         delayed=np.array([p.delayed for p in graph.projections]),
         weight_start=_starts([p.synapses.weight_count for p in graph.projections])[:-1],
-        bias_start=np.where(into_population, biases, -1),
+        bias_start=np.where(takes_bias, biases, -1),
     )
 
 

@@ -1,19 +1,22 @@
 """What a graph consists of: populations of neurons, junctions, and projections between them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from torch import nn
+import torch
+from torch import Tensor
 
-from snn_async.graph.grids import Grid, size_of
-from snn_async.graph.synapses import Synapses
+from snn_async.graph.grids import Grid, from_units, size_of, to_units
+from snn_async.graph.live import Live
+from snn_async.graph.synapses import Rows, Synapses
 from snn_async.graph.windows import Windows
 
 if TYPE_CHECKING:  # neurons use grids; a graph only keeps them
     from snn_async.neurons import Neuron
 
 INPUT = "input"
-JunctionKind = Literal["sum", "max", "and", "iand"]
+JunctionKind = Literal["sum", "max", "and", "iand", "wait"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class Population:
     """One layer of `size` neurons of one model; `name` is its module's path in the source model.
 
     `grid` says how they are numbered (`snn_async.graph.grids`); `shape` is that of one sample in the source model.
+    `detached`: it cuts the gradient of its state between timesteps (`mem.detach()`).
     """
 
     name: str
@@ -28,6 +32,7 @@ class Population:
     neuron: "Neuron"
     grid: Grid = (0, 1, 1)
     shape: tuple[int, ...] = ()
+    detached: bool = False
 
     def __post_init__(self) -> None:
         if self.grid == (0, 1, 1):
@@ -42,13 +47,16 @@ class Junction:
 
     - "sum": a unit passes its cell's current on at once (a residual ADD, average pooling before a convolution);
     - "max": a unit passes the increase of the largest cell of its window on, at once;
-    - "and", "iand": the units' values are a * b and a * (1 - b) of their two cells, ports 0 and 1; they wait until
-      nothing upstream can change any more, and then become pending like spikes.
+    - "wait": the units' values are a function of all cells; they wait until nothing upstream can change any more, and
+      then become pending like spikes. "and" and "iand": a * b and a * (1 - b) of a unit's two cells, ports 0 and 1.
 
     Attributes:
         grid: of the units.
-        cells: grid of the cells; that of the units unless "max". An "and" or "iand" has two such grids, one a port.
+        cells: grid of the cells; that of the units unless "max" or "wait".
         windows: of a "max": the cell positions of every unit position.
+        function: of a "wait": takes the ports' cells, one port after another, and gives units, each in torch's flat
+            order; it also gets the values of `live`.
+        ports: grids of the cells, one after another; two of `cells` of an "and" or "iand", `cells` if none are given.
     """
 
     name: str
@@ -56,6 +64,14 @@ class Junction:
     grid: Grid
     cells: Grid
     windows: Windows | None = None
+    function: Rows | None = None
+    live: tuple[Live, ...] = ()
+    ports: tuple[Grid, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.ports:
+            pair = self.kind in ("and", "iand")
+            object.__setattr__(self, "ports", (self.cells,) * (2 if pair else 1))
 
     @property
     def size(self) -> int:
@@ -64,45 +80,53 @@ class Junction:
 
     @property
     def cell_count(self) -> int:
-        """Number of cells, both ports' together."""
-        return size_of(self.cells) * (2 if self.waits else 1)
+        """Number of cells, all ports' together."""
+        return sum(map(size_of, self.ports))
+
+    def first_cell(self, port: int) -> int:
+        """Number of a port's first cell."""
+        return sum(map(size_of, self.ports[:port]))
 
     @property
     def waits(self) -> bool:
         """Whether it holds back what reaches it until everything upstream has been decided."""
-        return self.kind in ("and", "iand")
+        return self.kind in ("and", "iand", "wait")
 
-
-@dataclass(frozen=True)
-class Dropout:
-    """A dropout module; its mask is drawn anew in every timestep, or once per run if `per_run`."""
-
-    module: nn.Module
-    per_run: bool = False
-
-    @property
-    def rate(self) -> float:
-        """The live probability of dropping, 0 in evaluation."""
-        return float(self.module.p) if self.module.training else 0.0  # type: ignore[arg-type]
+    def value(self, cells: Tensor, live: Sequence[Tensor]) -> Tensor:
+        """Return the values (R, units) of one that waits, given its cells (R, cell_count) and the values of `live`."""
+        parts = cells.split([size_of(port) for port in self.ports], 1)
+        if self.kind == "and":
+            return parts[0] * parts[1]
+        if self.kind == "iand":
+            return parts[0] * (1 - parts[1])
+        assert self.function is not None
+        flat = [from_units(part, port) for part, port in zip(parts, self.ports, strict=True)]
+        return to_units(self.function(torch.cat(flat, 1), live), self.grid)
 
 
 @dataclass(frozen=True)
 class Projection:
-    """The synapses from `source` (a population's or junction's name, or `INPUT`) to `target`.
+    """The synapses from `source` (a population's, junction's or input's name) to `target`.
 
-    `source_dropout` acts on the spikes before the synapses, `target_dropout` on the currents after them. A `delayed`
-    projection (a recurrent edge) delivers the spikes of the last timestep, at its target's turn. `port` is the
-    operand that it brings to an "and" or "iand".
+    Attributes:
+        source_gain: gains of the run (a dropout, a mask), by number, that multiply events before the synapses.
+        target_gain: those that multiply currents after them.
+        delayed: a recurrent edge: it delivers the spikes of the last timestep, at its target's turn.
+        port: the operand that it brings to a junction that waits.
+        constant: (fan_out,) in torch's flat order, added to the bias.
+        biased: whether it brings its bias; not where another projection of the same layer does.
     """
 
     name: str
     source: str
     target: str
     synapses: Synapses
-    source_dropout: tuple[Dropout, ...] = ()
-    target_dropout: tuple[Dropout, ...] = ()
+    source_gain: tuple[int, ...] = ()
+    target_gain: tuple[int, ...] = ()
     delayed: bool = False
     port: int = 0
+    constant: Live | None = None
+    biased: bool = True
 
     @property
     def fan_in(self) -> int:

@@ -1,15 +1,23 @@
-"""The source model's live weights and biases as engines take them, and the dropout masks of a run."""
+"""The source model's live weights and biases as engines take them, and the gains of a run."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
+from math import prod
 
 import torch
 from torch import Tensor
 
 from snn_async.errors import UnsupportedModelError
 from snn_async.graph.graph import Graph
-from snn_async.graph.nodes import Dropout, Population, Projection
+from snn_async.graph.grids import to_units
+from snn_async.graph.live import Found
+from snn_async.graph.nodes import Population, Projection
 from snn_async.graph.packing import finite, packed
-from snn_async.graph.synapses import Opaque
+from snn_async.graph.synapses import OneToOne
+from snn_async.graph.synapses.affine import values_of
+
+Gains = Sequence[Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -18,92 +26,126 @@ class Parameters:
 
     Attributes:
         weights: (W,) packed weights (`Synapses.pack`), one projection after another.
-        biases: (V,) currents of the projections into populations, one fan_out each, zero where there is none.
-        opaque: parameters of the `Opaque` modules, in order of the projections.
+        biases: (V,) currents of the projections into populations and "wait" junctions, one fan_out each, zero where
+            there is none.
+        live: what `Affine` synapses take, in order of the projections, then what "wait" junctions take.
+        found: the live values of this run that were computed.
     """
 
     weights: Tensor
     biases: Tensor
-    opaque: tuple[Tensor, ...]
+    live: tuple[Tensor, ...]
+    found: Found
 
 
-def collect(graph: Graph, like: Tensor) -> Parameters:
+def collect(graph: Graph, like: Tensor, gains: Gains = (), found: Found = ()) -> Parameters:
     """Read the weights and biases, with the dtype and device of `like`.
+
+    Args:
+        gains: of the run, see `scales_of`; none if empty.
+        found: the live values of this run that were computed.
 
     Raises:
         UnsupportedModelError: if one has another shape than when the graph was built or is not finite, or for a bias
             that neither a population nor a junction can take.
     """
     with torch.autocast(like.device.type, enabled=False):
-        inner = _junction_biases(graph, like)
+        inner = _junction_biases(graph, like, gains, found)
         packings, biases = [], [like.new_zeros(0)]
         for projection in graph.projections:
-            packing = projection.synapses.pack()
+            packing = projection.synapses.pack(found)
             if packing is not None:
                 packings.append(packing)
-            if isinstance(graph.nodes[projection.target], Population):
-                bias = _bias(projection, inner, like)
+            if graph.takes_bias(projection.target):
+                bias = _bias(projection, inner, like, gains, found)
                 biases.append(like.new_zeros(projection.fan_out) if bias is None else bias)
-        found = Parameters(
-            weights=packed(packings, like),
-            biases=torch.cat(biases),
-            opaque=tuple(parameter for module in _opaque(graph) for parameter in module.parameters()),
-        )
-        if not (finite(found.weights) and finite(found.biases)):
-            _refuse_infinite(graph, like)
-    return found
+        live = [one for projection in graph.projections for one in projection.synapses.live]
+        live += [one for junction in graph.junctions for one in junction.live]
+        done = Parameters(packed(packings, like), torch.cat(biases), values_of(live, found, like), found)
+        if not (finite(done.weights) and finite(done.biases)):
+            _refuse_infinite(graph, like, found)
+    return done
 
 
-def dropout_masks(graph: Graph, x: Tensor) -> tuple[tuple[Tensor | None, ...], tuple[Tensor | None, ...]]:
-    """Draw the masks of every projection's source and target dropout for inputs x (T, B, S), from torch's generator.
+def dealt(graph: Graph, live: Sequence[Tensor]) -> tuple[list[tuple[Tensor, ...]], list[tuple[Tensor, ...]]]:
+    """Deal `Parameters.live` out: return those of every projection, and those of every junction."""
+    rest = iter(live)
+    of_projections = [tuple(islice(rest, len(projection.synapses.live))) for projection in graph.projections]
+    return of_projections, [tuple(islice(rest, len(junction.live))) for junction in graph.junctions]
 
-    Returns:
-        Per projection (T, B, fan_in), and per projection (T, B, fan_out): factors 0 or 1 / (1 - rate), or None where
-        nothing is dropped.
+
+def tensors_of(graph: Graph, found: Found) -> list[Tensor]:
+    """Return the floating tensors that a graph's synapses and junctions take as weights.
+
+    Factors of single units adapt to the dtype and device of the others, and are not among them unless there are none.
+    """
+    held: list[Tensor | None] = [one(found) for junction in graph.junctions for one in junction.live]
+    factors: list[Tensor | None] = []
+    for projection in graph.projections:
+        synapses = projection.synapses
+        packing = synapses.pack(found)
+        held += [one(found) for one in synapses.live]
+        if packing is not None:
+            own = factors if isinstance(synapses, OneToOne) else held
+            own += [packing.weight, packing.scale]
+    floating = [[t for t in kind if t is not None and t.is_floating_point()] for kind in (held, factors)]
+    return floating[0] or floating[1]
+
+
+def scales_of(
+    graph: Graph, gains: Gains, steps: int
+) -> tuple[tuple[Tensor | None, ...], tuple[Tensor | None, ...]]:
+    """Return what multiplies every projection's events, (T, B, fan_in), and currents, (T, B, fan_out), or None.
+
+    Args:
+        gains: of a run, in unit order, each (T, B, fan) or (1, B, fan), None for one that does nothing.
     """
     return (
-        tuple(_mask(p.source_dropout, x, p.fan_in) for p in graph.projections),
-        tuple(_mask(p.target_dropout, x, p.fan_out) for p in graph.projections),
+        tuple(_product(p.source_gain, gains, steps) for p in graph.projections),
+        tuple(_product(p.target_gain, gains, steps) for p in graph.projections),
     )
 
 
-def _opaque(graph: Graph) -> list[torch.nn.Module]:
-    return [p.synapses.module for p in graph.projections if isinstance(p.synapses, Opaque)]
+def _own_bias(projection: Projection, like: Tensor, found: Found) -> Tensor | None:
+    if not projection.biased:
+        return None
+    bias = projection.synapses.constant(found, like)
+    parts = [] if bias is None else [bias.to(like)]
+    if projection.constant is not None:
+        parts.append(to_units(projection.constant(found).to(like), projection.synapses.target))
+    return sum(parts[1:], parts[0]) if parts else None
 
 
-def _own_bias(projection: Projection, like: Tensor) -> Tensor | None:
-    bias = projection.synapses.bias()
-    return None if bias is None else bias.to(like)
-
-
-def _bias(projection: Projection, inner: dict[str, Tensor], like: Tensor) -> Tensor | None:
+def _bias(
+    projection: Projection, inner: dict[str, Tensor], like: Tensor, gains: Gains, found: Found
+) -> Tensor | None:
     """Return a projection's bias (fan_out,), with what the constant part of its source makes of its synapses."""
-    bias = _own_bias(projection, like)
+    bias = _own_bias(projection, like, found)
     if projection.source not in inner:
         return bias
-    if any(dropout.rate > 0 for dropout in projection.source_dropout):
+    if _acting(projection.source_gain, gains):
         raise _dropped(projection)
-    carried = projection.synapses.apply(inner[projection.source][None])[0]
+    carried = projection.synapses.apply(inner[projection.source][None], found)[0]
     return carried if bias is None else bias + carried
 
 
-def _junction_biases(graph: Graph, like: Tensor) -> dict[str, Tensor]:
+def _junction_biases(graph: Graph, like: Tensor, gains: Gains, found: Found) -> dict[str, Tensor]:
     """Return the constant part of what each junction passes on, (units,), where there is one.
 
     Raises:
         UnsupportedModelError: if it is no constant: behind a dropout, or different within a pooling window.
     """
-    found: dict[str, Tensor] = {}
+    inner: dict[str, Tensor] = {}
     for name in graph.order:
         junction = graph.nodes[name]
-        if isinstance(junction, Population):
+        if isinstance(junction, Population) or graph.takes_bias(name):
             continue
         total: Tensor | None = None
         for projection in graph.into(name):
-            bias = _bias(projection, found, like)
+            bias = _bias(projection, inner, like, gains, found)
             if bias is None:
                 continue
-            if any(dropout.rate > 0 for dropout in projection.target_dropout):
+            if _acting(projection.target_gain, gains):
                 raise _dropped(projection)
             total = bias if total is None else total + bias
         if total is None:
@@ -115,13 +157,13 @@ def _junction_biases(graph: Graph, like: Tensor) -> dict[str, Tensor]:
         if junction.kind == "max":
             positions = total.unflatten(0, (-1, junction.cells[0]))
             if not torch.equal(positions, positions[:1].expand_as(positions)):
-                _refuse_infinite(graph, like)  # NaN differs from itself
+                _refuse_infinite(graph, like, found)  # NaN differs from itself
                 raise UnsupportedModelError(
                     f"{name!r} pools currents whose bias differs within a window; put the pooling after the neuron"
                 )
             total = positions[0].repeat(junction.size // junction.grid[0])
-        found[name] = total
-    return found
+        inner[name] = total
+    return inner
 
 
 def _dropped(projection: Projection) -> UnsupportedModelError:
@@ -130,13 +172,13 @@ def _dropped(projection: Projection) -> UnsupportedModelError:
     )
 
 
-def _refuse_infinite(graph: Graph, like: Tensor) -> None:
+def _refuse_infinite(graph: Graph, like: Tensor, found: Found) -> None:
     """Raise UnsupportedModelError for the first projection with a value that is not finite."""
     for projection in graph.projections:
-        packing = projection.synapses.pack()
+        packing = projection.synapses.pack(found)
         parts = {
             "weight": None if packing is None else packed([packing], like),
-            "bias": _own_bias(projection, like),
+            "bias": _own_bias(projection, like, found),
         }
         for what, value in parts.items():
             if value is not None and not finite(value):
@@ -145,15 +187,11 @@ def _refuse_infinite(graph: Graph, like: Tensor) -> None:
                 )
 
 
-def _mask(dropouts: tuple[Dropout, ...], x: Tensor, features: int) -> Tensor | None:
-    """Return (T, B, features) factors, 0 or 1 / (1 - rate), or None if nothing is dropped."""
-    steps, samples, _ = x.shape
-    mask: Tensor | None = None
-    for dropout in dropouts:
-        rate = dropout.rate
-        if rate == 0:
-            continue
-        shape = (1 if dropout.per_run else steps, samples, features)
-        kept = x.new_zeros(shape) if rate == 1 else x.new_empty(shape).bernoulli_(1 - rate) / (1 - rate)
-        mask = kept.expand(steps, -1, -1) if mask is None else mask * kept
-    return mask
+def _acting(numbers: tuple[int, ...], gains: Gains) -> list[Tensor]:
+    found = [gains[number] for number in numbers] if gains else []
+    return [gain for gain in found if gain is not None]
+
+
+def _product(numbers: tuple[int, ...], gains: Gains, steps: int) -> Tensor | None:
+    acting = _acting(numbers, gains)
+    return prod(acting[1:], start=acting[0]).detach().expand(steps, -1, -1) if acting else None

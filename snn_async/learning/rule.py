@@ -1,9 +1,9 @@
 """What a training rule is: an object that runs a network forward and owns its backward."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from snn_async.graph import Graph
 from snn_async.graph.parameters import Parameters
 from snn_async.neurons import Outcome, State
 
+Shown = tuple[str, str | int]
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -23,11 +25,30 @@ class Standing:
         neurons: the state of every population.
         spikes: (B, N) of the last timestep.
         pending: events carried over.
+        memories: (B, L) what the model carries on outside of neurons, the last of the next timestep's inputs.
     """
 
     neurons: tuple[State, ...]
     spikes: Tensor
     pending: PendingEvents
+    memories: Tensor
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Standing":
+        """Return it with `function` applied to every differentiable tensor."""
+        return Standing(
+            tuple(tuple(function(value) for value in state) for state in self.neurons),
+            function(self.spikes),
+            replace(self.pending, amplitude=function(self.pending.amplitude)),
+            function(self.memories),
+        )
+
+
+class Memories(Protocol):
+    """What a model carries from one timestep to the next outside of neurons."""
+
+    def after(self, inputs: Tensor, spikes: Tensor, last_spikes: Tensor) -> Tensor:
+        """Return the values (B, L) after a timestep with inputs (B, S) and spikes (B, N)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -35,10 +56,10 @@ class Job:
     """What is run.
 
     Attributes:
-        x: (T, B, S) input in unit order.
-        source_scale, target_scale: dropout factors per projection, (T, B, fan) or None.
+        x: (T, B, S - L) input in unit order, without the memories.
+        source_scale, target_scale: gains per projection, (T, B, fan) or None (`snn_async.graph.parameters.scales_of`).
         live: the neurons' parameters, as `Neuron.read` returned them, per population.
-        shown: the populations whose spikes and potentials are returned.
+        shown: what is returned: a population's "spikes", or its state of that number (0 the potential).
         keep_log: whether to return the event logs.
     """
 
@@ -54,12 +75,29 @@ class Job:
     sample_ids: Tensor
     timestep: int
     standing: Standing
-    shown: tuple[str, ...]
+    shown: tuple[Shown, ...] = ()
     keep_log: bool = False
+    memories: Memories | None = None
+
+    def of_sample(self, sample: int) -> "Job":
+        """Return the same run of one sample, from rest."""
+        one, standing = slice(sample, sample + 1), self.standing
+        return replace(
+            self,
+            x=self.x[:, one],
+            source_scale=tuple(None if scale is None else scale[:, one] for scale in self.source_scale),
+            target_scale=tuple(None if scale is None else scale[:, one] for scale in self.target_scale),
+            sample_ids=self.sample_ids[one],
+            standing=replace(standing.map(lambda value: value[one]), pending=standing.pending),
+        )
+
+    def input(self, t: int, standing: Standing) -> Tensor:
+        """Return the inputs (B, S) of timestep t."""
+        return self.x[t] if self.memories is None else torch.cat((self.x[t], standing.memories), 1)
 
     def values(self, t: int, standing: Standing) -> Values:
         """Return what timestep t of this run begins with."""
-        like = self.x[t]
+        like = self.input(t, standing)
         charges = [
             population.neuron.begin(live, state)
             for population, live, state in zip(
@@ -82,7 +120,7 @@ class Job:
             pending=standing.pending.amplitude,
             source_scale=tuple(None if scale is None else scale[t] for scale in self.source_scale),
             target_scale=tuple(None if scale is None else scale[t] for scale in self.target_scale),
-            parameters=self.parameters.opaque,
+            parameters=self.parameters.live,
         )
 
     def start(self, t: int, pending: PendingEvents) -> Start:
@@ -95,14 +133,13 @@ class Trajectory:
     """The result of a run.
 
     Attributes:
-        spikes, potentials: of every population shown, (T, B, size), differentiable.
+        shown: what `Job.shown` asks for, after every timestep, (T, B, size), differentiable.
         counts: with a leading T.
         standing: at the end.
         simulations: of every timestep, if logs were asked for.
     """
 
-    spikes: tuple[Tensor, ...]
-    potentials: tuple[Tensor, ...]
+    shown: dict[Shown, Tensor]
     counts: Counts
     standing: Standing
     simulations: tuple[Simulation, ...] = ()
@@ -133,8 +170,10 @@ class Rule(ABC):
             raise not_finite(job.x)
         graph, standing = job.graph, job.standing
         here = list(graph.slices.values())
-        simulations, potentials = [], []
+        simulations: list[Simulation] = []
+        shown: dict[Shown, list[Tensor]] = {what: [] for what in job.shown}
         for t in range(len(job.x)):
+            standing = replace(standing, neurons=_cut(graph, standing.neurons))
             done = self.timestep(
                 job.engine,
                 graph,
@@ -151,17 +190,32 @@ class Rule(ABC):
                     graph.populations, job.live, standing.neurons, here, strict=True
                 )
             )
-            standing = Standing(neurons, done.spikes, done.pending)
+            memories = standing.memories
+            if job.memories is not None:
+                memories = job.memories.after(job.input(t, standing), done.spikes, standing.spikes)
+            standing = Standing(neurons, done.spikes, done.pending, memories)
             simulations.append(done)
-            potentials.append([neurons[graph.index[name]][0] for name in job.shown])
-        spikes = torch.stack([done.spikes for done in simulations])
+            for (name, what), found in shown.items():
+                own = (
+                    done.spikes[:, graph.slices[name]]
+                    if what == "spikes"
+                    else neurons[graph.index[name]][int(what)]
+                )
+                found.append(own)
         return Trajectory(
-            spikes=tuple(spikes[..., graph.slices[name]] for name in job.shown),
-            potentials=tuple(torch.stack(column) for column in zip(*potentials, strict=True)),
+            shown={what: torch.stack(found) for what, found in shown.items()},
             counts=_stacked([done.counts for done in simulations]),
             standing=standing,
             simulations=tuple(simulations) if job.keep_log else (),
         )
+
+
+def _cut(graph: Graph, states: tuple[State, ...]) -> tuple[State, ...]:
+    """Return the states of all populations, without gradient those of `detached` ones."""
+    return tuple(
+        tuple(value.detach() for value in state) if population.detached else state
+        for population, state in zip(graph.populations, states, strict=True)
+    )
 
 
 def _stacked(counts: Sequence[Counts]) -> Counts:

@@ -19,7 +19,7 @@ from snn_async.engines.contract import (
 from snn_async.engines.torch import keys
 from snn_async.engines.torch.maps import connections_of, current_maps, exact_products
 from snn_async.errors import InputError, OptionError, RunawayError
-from snn_async.graph import INPUT, Graph
+from snn_async.graph import Graph
 from snn_async.graph.layout import layout_of
 from snn_async.learning.rule import Rule
 from snn_async.neurons import Neuron
@@ -134,7 +134,9 @@ class _Loop:
         self.step = 0
 
     def run(self) -> Simulation:
-        arriving = self._currents(INPUT, self.values.x)
+        arriving = torch.zeros_like(self.potential)
+        for name, here in self.graph.input_slices.items():
+            arriving = arriving + self._currents(name, self.values.x[:, here])
         while True:
             self._evaluate(arriving)
             self.step += 1
@@ -161,7 +163,7 @@ class _Loop:
         return arriving
 
     def _currents(self, source: str, amounts: Tensor) -> Tensor:
-        """Return what `amounts` (B, size) sent by a population or the input bring to all neurons, with the bias."""
+        """Return what `amounts` (B, size) sent by a population or an input bring to all neurons, with the bias."""
         total = torch.zeros_like(self.potential)
         for k, projection in enumerate(self.graph.projections):
             if projection.source != source:

@@ -44,7 +44,13 @@ class UnlayeredBackprop(Rule):
     def run(self, job: Job) -> Trajectory:
         """Run T timesteps, in one call where the engine has a way for that."""
         runs_sequences = getattr(job.engine, "runs_sequences", None)
-        if job.keep_log or runs_sequences is None or not runs_sequences(job.graph):
+        simple = all(what in ("spikes", 0) for _, what in job.shown)
+        simple = (
+            simple
+            and job.memories is None
+            and not any(population.detached for population in job.graph.populations)
+        )
+        if job.keep_log or not simple or runs_sequences is None or not runs_sequences(job.graph):
             return super().run(job)
         from snn_async.engines.numba.whole_run import run_whole
 

@@ -52,6 +52,7 @@ class OwnStep(ABC):
 
     names: tuple[str, ...]
     surrogate: ClassVar[str]
+    changing: ClassVar[frozenset[str]] = frozenset()  # attributes that say nothing of how the class works
 
     def copy(self, module: nn.Module, charging: bool = False) -> nn.Module:
         """Return a copy of `module` to run; `charging`: only for what the surrogate function is asked."""
@@ -77,8 +78,12 @@ class OwnStep(ABC):
     def threshold(self, own: Any, like: Tensor) -> Any:
         """Return what the class calls its threshold, which gives potentials their scale; 0 without one."""
 
-    def check(self, module: nn.Module) -> None:  # noqa: B027
-        """Raise UnsupportedModelError if the module is no longer what the step was made for."""
+    def start(self, module: nn.Module) -> None:  # noqa: B027
+        """Do to the module itself what a call of it does before its first timestep.
+
+        Raises:
+            UnsupportedModelError: if it is no longer what the step was made for.
+        """
 
     def run(self, own: Any, current: Tensor, states: States | None, answer: Answer) -> Done:
         """Run a copy for one timestep with `answer` in the place of its surrogate function."""

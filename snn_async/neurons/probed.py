@@ -76,7 +76,7 @@ class ProbedNeuron(Neuron):
 
     def read(self, population: "Population", like: Tensor) -> Live:
         module, step = self.module, self.step
-        step.check(module)
+        step.start(module)
         live = Live(step.copy(module, charging=True), step.copy(module), population.shape, population.grid)
         with torch.no_grad():
             rest = self.rest(live, 1, like)
@@ -84,7 +84,7 @@ class ProbedNeuron(Neuron):
             zero = torch.zeros_like(rest[0])
             after = self.end(live, rest, Outcome(zero, zero, charge.base.expand_as(zero)))
         if not all(bool(value.isfinite().all()) for value in (*charge, *after)):
-            raise UnsupportedModelError(f"{population.name!r}: {_not_finite(module)}; restore finite values")
+            raise UnsupportedModelError(f"{population.name!r}: {not_finite(module)}; restore finite values")
         return live
 
     def rest(self, live: Live, samples: int, like: Tensor) -> State:
@@ -183,7 +183,8 @@ def _values(module: nn.Module, states: tuple[str, ...]) -> dict[str, Tensor]:
     return {name: value for name, value in (found | plain).items() if name not in states}
 
 
-def _not_finite(module: nn.Module) -> str:
+def not_finite(module: nn.Module) -> str:
+    """Return which value of a module whose step gives values that are NaN or infinite is so itself."""
     for name, value in _values(module, ()).items():
         if not bool(value.isfinite().all()):
             return f"{name} of its {type(module).__name__} is NaN or infinite"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from snn_async.errors import UnsupportedModelError
 from snn_async.neurons.own_step import Done, OwnStep, States, spread, twin
-from snn_async.neurons.probed import Call, ProbedNeuron
+from snn_async.neurons.probed import Call, ProbedNeuron, not_finite
 
 SAMPLES = 3
 
@@ -49,19 +49,26 @@ def probed_neuron(
     return ProbedNeuron(**found)
 
 
+def step_fails(module: nn.Module, shape: tuple[int, ...], error: Exception) -> str:
+    """Return what to say of a class whose own step fails for neurons of a shape."""
+    said = (str(error).splitlines() or [""])[0]
+    left = [k for k, v in vars(module).items() if isinstance(v, Tensor) and v.ndim and v.shape[1:] != shape]
+    advice = f"; it holds {', '.join(left)}: if that is of a run of other neurons, reset it" if left else ""
+    return f"its own step fails ({type(error).__name__}: {said}){advice}"
+
+
 def shape_for(own: nn.Module, shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
     """Return the shape to probe with: any, where neurons are alike, as long as theirs is not known."""
-    held = (*own.parameters(), *own.buffers())
-    return (4,) if shape is None and all(value.numel() <= 1 for value in held) else shape
+    return (4,) if shape is None and all(value.numel() <= 1 for value in _tensors(own)) else shape
 
 
 def read_own_step(
     where: str, module: nn.Module, step: OwnStep, shape: tuple[int, ...], graded: bool
 ) -> Reading:
     """Return how a class works; arguments and errors as for `probed_neuron`."""
-    key = (step, shape, graded, _settings(module))
+    key = (step, shape, graded, _settings(module, step.changing))
     if _READ.get(module, (None,))[0] != key:
-        with torch.no_grad(), torch.random.fork_rng(devices=()):
+        with torch.no_grad():
             probes = [_Probe(where, module, step, shape, graded)]
             reading = probes[0].read()
             held, few = _tensors(module), shape
@@ -108,10 +115,11 @@ def moved(module: nn.Module, amount: float, generator: torch.Generator | None = 
 _READ: WeakKeyDictionary[nn.Module, tuple[Any, Reading]] = WeakKeyDictionary()
 
 
-def _settings(module: nn.Module) -> tuple[Any, ...]:
+def _settings(module: nn.Module, changing: frozenset[str]) -> tuple[Any, ...]:
     """Return what may change how a class works: its settings, not the values of its parameters or states."""
     states = Tensor | dict | list | set | None  # or what may hold them
-    held = {name: value for name, value in vars(module).items() if not isinstance(value, states)}
+    own = {name: value for name, value in vars(module).items() if name not in changing}
+    held = {name: value for name, value in own.items() if not isinstance(value, states)}
     plain = bool | int | float | str
     values = ((name, value if isinstance(value, plain) else id(value)) for name, value in held.items())
     tensors = ((name, t.dtype) for name, t in (*module.named_parameters(), *module.named_buffers()))
@@ -195,8 +203,7 @@ class _Probe:
         except UnsupportedModelError:
             raise
         except Exception as error:
-            first = (str(error).splitlines() or [""])[0]
-            raise self._refused(f"its own step fails ({type(error).__name__}: {first})") from error
+            raise self._refused(step_fails(self.module, tuple(self.zero.shape[1:]), error)) from error
 
     def run(
         self, own: nn.Module | None, current: Tensor, states: States | None, answers: list[Tensor]
@@ -204,11 +211,14 @@ class _Probe:
         """Run a copy, a fresh one if None; the last answer answers all further calls."""
         own = self.step.copy(self.module) if own is None else own
         given = None if states is None else tuple(state.clone() for state in states)
+        arrives = current.clone()
         done = self._attempt(
-            lambda: self.step.run(own, current, given, lambda k, _: answers[min(k, len(answers) - 1)])
+            lambda: self.step.run(own, arrives, given, lambda k, _: answers[min(k, len(answers) - 1)])
         )
         if given is not None and not all(map(torch.equal, given, states)):  # type: ignore[arg-type]
             raise self._refused("it changes its state in place; make a new tensor instead")
+        if not torch.equal(arrives, current):
+            raise self._refused("it changes its current in place; make a new tensor instead")
         kept = len(done.states) == len(self.rest) and all(
             isinstance(state, Tensor) and state.shape == current.shape for state in done.states
         )
@@ -256,6 +266,8 @@ class _Probe:
         first = self.run(None, current, states, answers)
         answers = [self.bits() for _ in first.asked]
         first, again = (self.run(None, current, states, answers) for _ in range(2))
+        if any(bool(value.isnan().any()) for value in (*first.asked, first.sent, *first.states)):
+            raise UnsupportedModelError(f"{self.where}: {not_finite(self.module)}; give finite values")
         if not self._same(first, again):
             raise self._refused("its step draws random numbers")
         used = self.step.copy(self.module)

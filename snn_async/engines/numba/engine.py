@@ -33,7 +33,7 @@ from snn_async.engines.numba.arrays import (
 from snn_async.engines.numba.chunks import Part, replay_chunks, run_chunks
 from snn_async.engines.numba.geometry import SYNAPSES
 from snn_async.engines.numba.log import NumbaLog, joined_left, joined_log
-from snn_async.engines.numba.net import net_of
+from snn_async.engines.numba.net import JUNCTIONS, net_of
 from snn_async.engines.numba.sequence import (
     SequenceAdjoints,
     SequenceGradients,
@@ -62,16 +62,17 @@ class NumbaEngine:
                 raise UnsupportedByEngineError(
                     f"engine 'numba' cannot run {population.name!r}, whose spikes are not 0 or 1; use backend='torch'"
                 )
+        for junction in graph.junctions:
+            if junction.kind not in JUNCTIONS:
+                raise UnsupportedByEngineError(
+                    f"engine 'numba' cannot run {junction.name!r}, a function that waits for all it takes; use "
+                    "backend='torch'"
+                )
         for projection in graph.projections:
             if type(projection.synapses) not in SYNAPSES:
                 raise UnsupportedByEngineError(
                     f"engine 'numba' cannot run projection {projection.name!r} ({projection.synapses.describe()}); "
                     "use backend='torch'"
-                )
-            if projection.delayed and projection.target not in graph.index:
-                raise UnsupportedByEngineError(
-                    f"engine 'numba' cannot run the recurrent projection {projection.name!r} into the junction "
-                    f"{projection.target!r}; use backend='reference'"
                 )
 
     # -- one timestep of any neurons -------------------------------------------------------------------

@@ -143,7 +143,8 @@ class NumbaLog(EventLog):
         if self.layered:
             step = rows.turn_step[0, sample, net.target[projection]].astype(np.int64)
         order = np.lexsort((step, sample))
-        order = order[step[order] >= 0]
+        within = rows.source[event] - net.first_source[projection]
+        order = order[((step >= 0) & (within >= 0) & (within < net.fan_in[projection]))[order]]
         return event[order], projection[order], step[order]
 
 

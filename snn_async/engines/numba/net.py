@@ -8,7 +8,7 @@ import numpy as np
 from snn_async.engines.contract import Execution
 from snn_async.engines.numba import codes, records
 from snn_async.engines.numba.geometry import block_of, geometry_of, starts_of, windows_of
-from snn_async.graph import INPUT, Graph, Junction
+from snn_async.graph import Graph, Junction
 from snn_async.graph.layout import layout_of
 
 RESETS = {
@@ -98,7 +98,7 @@ def _compute_net(graph: Graph, execution: Execution, linear: bool) -> records.Ne
         refractory_dropout=np.array(execution.refractory_dropout, dtype=np.float64),
         most_runs=max(1, int(kernel.max()), int(np.diff(tables[0], prepend=0).max(initial=0))),
         most_patch=int((kernel * rows[:, codes.OUTS]).max()),
-        most_sources=int(layout.fan_in.max()),
+        most_sources=max(int(layout.fan_in.max()), layout.inputs),
         most_cells=int(max(layout.size.max(), windows["junction"][:, codes.CELL_COUNT].max())),
     )
 
@@ -120,5 +120,5 @@ def _near_input(graph: Graph) -> np.ndarray:
     near = dict.fromkeys(graph.nodes, False)
     for name in graph.order:
         if isinstance(graph.nodes[name], Junction):
-            near[name] = any(p.source == INPUT or near[p.source] for p in graph.into(name))
+            near[name] = any(p.source in graph.input_grids or near[p.source] for p in graph.into(name))
     return np.array(list(near.values()))

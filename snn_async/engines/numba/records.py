@@ -63,7 +63,7 @@ class Net(NamedTuple):
     refractory_dropout: Any
     most_runs: int  # of one event
     most_patch: int  # adjoints around one source
-    most_sources: int  # of one projection
+    most_sources: int  # of one projection or all inputs
     most_cells: int  # neurons or cells of one node
 
 

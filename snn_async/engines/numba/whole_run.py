@@ -49,10 +49,9 @@ def run_whole(job: Job) -> Trajectory:
     assert done is not None
     states = tuple((final[:, here], last_spikes[:, here].detach()) for here in graph.slices.values())
     return Trajectory(
-        spikes=tuple(shown[::2]),
-        potentials=tuple(shown[1::2]),
+        shown=dict(zip(job.shown, shown, strict=True)),
         counts=done.counts,
-        standing=Standing(states, last_spikes, replace(done.pending, amplitude=left)),
+        standing=Standing(states, last_spikes, replace(done.pending, amplitude=left), job.standing.memories),
     )
 
 
@@ -62,7 +61,7 @@ class _Call:
     def __init__(self, engine: NumbaEngine, job: Job, values: SequenceValues) -> None:
         self.engine, self.graph, self.execution = engine, job.graph, job.execution
         self.values, self.start = values, job.start(0, job.standing.pending)
-        self.places = [job.graph.slices[name] for name in job.shown]
+        self.places = [(what == "spikes", job.graph.slices[name]) for name, what in job.shown]
         self.simulation: SequenceSimulation | None = None
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> SequenceValues:
@@ -73,8 +72,8 @@ class _Call:
 class _WholeRun(torch.autograd.Function):
     """Takes the DIFFERENTIABLE tensors of `SequenceValues`, then the potentials (B, size) of every population.
 
-    Returns the final potentials and last spikes (B, N), the amplitudes left over (E,), then spikes and potentials
-    (T, B, size) of every population shown.
+    Returns the final potentials and last spikes (B, N), the amplitudes left over (E,), then the spikes or potentials
+    (T, B, size) that are shown.
     """
 
     @staticmethod
@@ -88,7 +87,7 @@ class _WholeRun(torch.autograd.Function):
             ctx.save_for_backward(*tensors[: len(DIFFERENTIABLE)])
         ctx.set_materialize_grads(False)
         spikes, potentials = done.spikes.numpy(), done.potentials.numpy()
-        shown = [kind[..., here] for here in call.places for kind in (spikes, potentials)]
+        shown = [(spikes if fired else potentials)[..., here] for fired, here in call.places]
         parts = (potentials[-1], spikes[-1], *shown)
         final, last_spikes, *rest = (torch.from_numpy(part.copy()) for part in parts)
         return final, last_spikes, done.pending.amplitude.clone(), *rest
@@ -100,6 +99,10 @@ class _WholeRun(torch.autograd.Function):
     ) -> tuple[Any, ...]:
         call, done = ctx.call, ctx.simulation
         values = call.with_tensors(ctx.saved_tensors)
+        of_spikes, of_potentials = (
+            [(here, grad) for (fired, here), grad in zip(call.places, shown, strict=True) if fired == wanted]
+            for wanted in (True, False)
+        )
         gradients = call.engine.replay_sequence(
             call.graph,
             call.execution,
@@ -108,8 +111,8 @@ class _WholeRun(torch.autograd.Function):
             done,
             surrogate_slopes(call.graph, done.log, values.threshold),
             SequenceAdjoints(
-                _scattered(done.spikes, call.places, shown[::2], last_spikes),
-                _scattered(done.spikes, call.places, shown[1::2], final),
+                _scattered(done.spikes, of_spikes, last_spikes),
+                _scattered(done.spikes, of_potentials, final),
                 left,
             ),
             needs_x=ctx.needs_input_grad[1],
@@ -123,14 +126,12 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
     return torch.from_numpy(np.concatenate([part.detach().numpy() for part in parts], 1))
 
 
-def _scattered(
-    like: Tensor, places: list[slice], grads: tuple[Tensor | None, ...], last: Tensor | None
-) -> Tensor | None:
+def _scattered(like: Tensor, parts: list[tuple[slice, Tensor | None]], last: Tensor | None) -> Tensor | None:
     """Return the adjoint of all neurons (T, B, N) from those of populations and of the last timestep; None if zero."""
-    if last is None and all(grad is None for grad in grads):
+    if last is None and all(grad is None for _, grad in parts):
         return None
     total = np.zeros(like.shape, dtype=like.numpy().dtype)
-    for here, grad in zip(places, grads, strict=True):
+    for here, grad in parts:
         if grad is not None:
             total[..., here] += grad.numpy()
     if last is not None:

@@ -23,7 +23,6 @@ from snn_async.engines.reference.steps import Wires
 from snn_async.errors import UnsupportedByEngineError
 from snn_async.graph import Graph
 from snn_async.graph.layout import layout_of
-from snn_async.graph.synapses import Opaque
 
 MOST_ENTRIES = 1 << 26
 
@@ -34,18 +33,12 @@ class ReferenceEngine:
     name = "reference"
 
     def check(self, graph: Graph, execution: Execution) -> None:
-        """Raise UnsupportedByEngineError for a graph too large for tables of every synapse, or without them."""
-        for projection in graph.projections:
-            if isinstance(projection.synapses, Opaque):
-                raise UnsupportedByEngineError(
-                    f"engine 'reference' cannot run {projection.name!r} ({projection.synapses.describe()}), a module "
-                    "whose synapses it cannot list; use backend='torch'"
-                )
+        """Raise UnsupportedByEngineError for a graph too large for tables of every synapse."""
         entries = sum(projection.fan_in * projection.fan_out for projection in graph.projections)
         if entries > MOST_ENTRIES:
             raise UnsupportedByEngineError(
                 f"engine 'reference' lists every synapse, and this graph would take {entries} entries (at most "
-                f"{MOST_ENTRIES}); use backend='numba'"
+                f"{MOST_ENTRIES}); use backend='auto'"
             )
 
     @torch.no_grad()
@@ -77,9 +70,12 @@ class ReferenceEngine:
             _moved(item, "cpu") for item in (values, start, simulation, slopes, adjoints)
         )
         assert simulation.log is not None
-        leaves = {name: getattr(values, name).detach().requires_grad_() for name in DIFFERENTIABLE}
+        named = {name: getattr(values, name).detach().requires_grad_() for name in DIFFERENTIABLE}
+        parameters = tuple(p.detach().requires_grad_(p.is_floating_point()) for p in values.parameters)
+        leaves = [*named.values(), *(p for p in parameters if p.requires_grad)]
         with torch.enable_grad():
-            results = masked_sum(graph, execution, replace(values, **leaves), start, simulation.log, slopes)
+            tracked = replace(values, parameters=parameters, **named)
+            results = masked_sum(graph, execution, tracked, start, simulation.log, slopes)
             if not torch.equal(results[0], simulation.spikes):
                 raise AssertionError("the replay of the event log does not reproduce its spikes")
             loss = torch.zeros((), dtype=values.x.dtype, requires_grad=True)
@@ -87,11 +83,11 @@ class ReferenceEngine:
             for result, adjoint in zip(results, given, strict=True):
                 if adjoint is not None:
                     loss = loss + (result * adjoint).sum()
-            found = torch.autograd.grad(
-                loss, list(leaves.values()), allow_unused=True, materialize_grads=True
-            )
-        gradients: dict[str, Any] = {name: g.to(device) for name, g in zip(leaves, found, strict=True)}
-        return Gradients(**gradients | ({} if needs_x else {"x": None}))
+            found = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+        rest = iter(_moved(found, device))
+        gradients: dict[str, Any] = {name: next(rest) for name in named}
+        of_parameters = tuple(next(rest) if p.requires_grad else None for p in parameters)
+        return Gradients(**gradients | ({} if needs_x else {"x": None}), parameters=of_parameters)
 
 
 def _moved(item: Any, device: "torch.device | str") -> Any:

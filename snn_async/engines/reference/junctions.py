@@ -5,16 +5,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from snn_async.engines.contract import Values
 from snn_async.graph import Graph
 from snn_async.graph.layout import Layout
+from snn_async.graph.parameters import dealt
 from snn_async.graph.windows import Windows
 
 
 class Junctions:
     """The cells of all junctions in one timestep; `waiting` and `instant` are node numbers in topological order."""
 
-    def __init__(self, graph: Graph, layout: Layout, dtype: torch.dtype) -> None:
-        self.layout, self.populations = layout, layout.populations
+    def __init__(self, graph: Graph, layout: Layout, values: Values) -> None:
+        self.layout, self.populations, dtype = layout, layout.populations, values.x.dtype
+        self.junctions, self.live = graph.junctions, dealt(graph, values.parameters)[1]
         self.kinds = [junction.kind for junction in graph.junctions]
         nodes = range(layout.populations, layout.populations + len(graph.junctions))
         self.waiting = [j for j, junction in zip(nodes, graph.junctions, strict=True) if junction.waits]
@@ -59,10 +62,9 @@ class Junctions:
         return passed
 
     def values(self, node: int) -> list[tuple[int, float]]:
-        """Return (source, value) of the units of an "and" or "iand" that are not 0."""
-        a, b = self.cells[self._cells(node)].chunk(2)
-        value = a * b if self.kinds[node - self.populations] == "and" else a * (1 - b)
-        source = int(self.layout.first_unit[node])
+        """Return (source, value) of the units of a junction that waits that are not 0."""
+        j, source = node - self.populations, int(self.layout.first_unit[node])
+        value = self.junctions[j].value(self.cells[None, self._cells(node)], self.live[j])[0]
         return [(source + u, float(value[u])) for u in value.nonzero().flatten().tolist()]
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from snn_async.engines.contract import NEVER, Execution, Slopes, Start, Values
 from snn_async.engines.event_log import EventLog
@@ -22,6 +23,7 @@ from snn_async.engines.reference.junctions import members
 from snn_async.engines.reference.tables import matrices
 from snn_async.graph import Graph
 from snn_async.graph.layout import layout_of
+from snn_async.graph.parameters import dealt
 
 
 def masked_sum(
@@ -41,7 +43,7 @@ def masked_sum(
         surrogates: without `slopes`, one function of u - threshold per population, the neurons' own if None. With
             smooth ones the results are smooth functions of `values`: finite differences can check their gradient.
     """
-    weights = matrices(graph, values.weights)
+    weights = matrices(graph, values)
     samples = [
         _Sample(graph, execution, values, weights, start, log, slopes, surrogates, b).run()
         for b in range(len(values.x))
@@ -85,7 +87,7 @@ class _Sample:
         self.log, self.slopes, self.layout = log, slopes, layout_of(graph)
         self.neurons = [population.neuron for population in graph.populations]
         self.surrogates = surrogates or [neuron.surrogate for neuron in self.neurons]
-        self.weights = weights
+        self.weights, self.live = weights, dealt(graph, values.parameters)[1]
         self.junctions = dict(enumerate(graph.junctions, self.layout.populations))
         self.x, self.turn_step = values.x[b], log.turn_step[b].tolist()
         self.silent: dict[int, Tensor] = {}
@@ -182,10 +184,14 @@ class _Sample:
             for step, current in self._currents(k).items():
                 _add(arrivals, step, current)
             if turn >= 0:
-                begin = int(self.layout.bias_start[k])
-                bias = self.values.biases[begin : begin + int(self.layout.fan_out[k])]
-                _add(arrivals, turn, bias * self._target_scale(k))
+                _add(arrivals, turn, self._bias(k))
         return arrivals
+
+    def _bias(self, k: int) -> Tensor:
+        """The bias that projection k brings to its target."""
+        begin, out = int(self.layout.bias_start[k]), int(self.layout.fan_out[k])
+        bias = self.values.biases[begin : begin + out] if begin >= 0 else self.x.new_zeros(out)
+        return bias * self._target_scale(k)
 
     def _currents(self, k: int) -> dict[int, Tensor]:
         """What projection k brings, by forward step."""
@@ -206,7 +212,7 @@ class _Sample:
             first = int(self.layout.first_source[k]) - self.layout.inputs
             return {turn: self.values.last_spikes[self.b, first : first + int(self.layout.fan_in[k])]}
         if source < 0:
-            return {} if self.execution.queues_input else {self._step_of_input(target): self.x}
+            return {} if self.execution.queues_input else {0: self._part(k, self.x)}
         if source not in self.junctions or self.junctions[source].waits:
             return {}
         amounts = dict(self._passed(source))
@@ -214,14 +220,6 @@ class _Sample:
             logged = torch.arange(self._size(source)) == sent.unit
             amounts[sent.step] = torch.where(logged, 0.0, amounts[sent.step])
         return amounts
-
-    def _step_of_input(self, node: int) -> int:
-        """The forward step in which the input reaches a node: the first, but behind a barrier that of all others."""
-        if not self.execution.layered:
-            return 0
-        if node not in self.junctions:
-            return self.turn_step[node]
-        return self.sent[node][0].step if self.sent[node] else 0
 
     def _variable(self, row: int) -> Tensor:
         """The differentiable amplitude of an event."""
@@ -250,6 +248,9 @@ class _Sample:
         """What all units of a sum or max pass on, by forward step."""
         if node not in self.passed:
             arrivals = self._arrivals(node)
+            if self.execution.layered:  # everything arrives before it passes anything on
+                step = self.sent[node][0].step if self.sent[node] else 0
+                arrivals = {step: sum(arrivals.values(), self.x.new_zeros(self.junctions[node].cell_count))}
             is_sum = self.junctions[node].kind == "sum"
             self.passed[node] = arrivals if is_sum else self._increases(node, arrivals)
         return self.passed[node]
@@ -275,15 +276,19 @@ class _Sample:
         return holders
 
     def _joined(self, node: int) -> Tensor:
-        """The values of an "and" or "iand", from everything delivered and the silent variables."""
+        """The values of a junction that waits, from everything delivered and the silent variables."""
         if node not in self.joined:
-            operands = [self.x.new_zeros(self._size(node)) for _ in range(2)]
-            for k in self._into(node) if self.turn_step[node] >= 0 else ():
-                port = self.graph.projections[k].port
-                silent = self._through(k, self._would_be(int(self.layout.source[k]), NEVER))
-                operands[port] = sum(self._currents(k).values(), operands[port] + silent)
-            a, b = operands
-            self.joined[node] = a * b if self.junctions[node].kind == "and" else a * (1 - b)
+            junction, live = self.junctions[node], self.live[node - self.layout.populations]
+            cells = self.x.new_zeros(junction.cell_count)
+            for k in self._into(node):
+                current = sum(self._currents(k).values(), self._bias(k))
+                if not self.layout.delayed[k]:
+                    current = current + self._would_be_through(k, NEVER)
+                first = int(self.layout.first_target[k] - self.layout.first_receiver[node])
+                cells = cells + functional.pad(current, (first, len(cells) - first - len(current)))
+            released = self.turn_step[node] >= 0
+            value = junction.value(cells[None], live)[0] if released else self.x.new_zeros(self._size(node))
+            self.joined[node] = value
         return self.joined[node]
 
     # -- what silent units would have sent -------------------------------------------------------------
@@ -294,9 +299,13 @@ class _Sample:
         for step in sorted(set(first[first < NEVER].tolist())):
             for k in self._into(p):
                 if not self.layout.delayed[k]:
-                    current = self._through(k, self._would_be(int(self.layout.source[k]), step))
+                    current = self._would_be_through(k, step)
                     total = total + torch.where(first == step, current, 0.0)
         return total
+
+    def _would_be_through(self, k: int, step: int) -> Tensor:
+        """The currents of `_would_be` through projection k."""
+        return self._through(k, self._part(k, self._would_be(int(self.layout.source[k]), step)))
 
     def _would_be(self, node: int, step: int) -> Tensor:
         """What a node's silent units might have sent, as seen by an evaluation in forward step `step`; values 0."""
@@ -315,7 +324,7 @@ class _Sample:
             return torch.where(emitting, 0.0, self._joined(node))
         cells = self.x.new_zeros(junction.cell_count)
         for k in self._into(node):
-            cells = cells + self._through(k, self._would_be(int(self.layout.source[k]), step))
+            cells = cells + self._would_be_through(k, step)
         return cells if junction.kind == "sum" else cells[self._holders(node, step)]
 
     # -- where things are ------------------------------------------------------------------------------
@@ -325,6 +334,12 @@ class _Sample:
         source = int(self.log.source[row])
         node = int(np.searchsorted(self.layout.first_unit, source, side="right")) - 1
         return node, source - (0 if node < 0 else int(self.layout.first_unit[node]))
+
+    def _part(self, k: int, values: Tensor) -> Tensor:
+        """What projection k takes of the values of its node: of all inputs, its own."""
+        node = int(self.layout.source[k])
+        first = int(self.layout.first_source[k]) - (0 if node < 0 else int(self.layout.first_unit[node]))
+        return values[first : first + int(self.layout.fan_in[k])]
 
     def _size(self, node: int) -> int:
         return self.layout.inputs if node < 0 else int(self.layout.size[node])

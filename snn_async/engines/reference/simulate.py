@@ -69,6 +69,7 @@ class SampleRun(ForwardSteps):
     def _release_junction(self, j: int) -> None:
         """Its units become pending, as if emitted in the last forward step."""
         last = self.turn_step[j] = max(self.step - 1, 0)
+        self._add_unsent(j, self._nobody())
         for source, value in self.junctions.values(j):
             self._emit(Event(source, value, value, self.clock, last))
 

@@ -42,7 +42,7 @@ class Wires:
         weights: (fan_in, fan_out), 0 where there is no synapse.
         connected: (fan_in, fan_out), whether there is a synapse.
         weighted: whether a synapse costs a synaptic operation.
-        biases: (fan_out,), None into a junction.
+        biases: (fan_out,), None into a junction other than "wait".
     """
 
     weights: Sequence[Tensor]
@@ -53,7 +53,7 @@ class Wires:
     @classmethod
     def of(cls, graph: Graph, layout: Layout, values: Values) -> "Wires":
         return cls(
-            weights=matrices(graph, values.weights),
+            weights=matrices(graph, values),
             connected=connections(graph),
             weighted=[projection.synapses.weighted for projection in graph.projections],
             biases=[
@@ -104,7 +104,7 @@ class ForwardSteps:
         self.last_spike = self.last_evaluation.clone()
         self.turn = torch.as_tensor(layout.turn) + int(execution.queues_input)
         self.turn_step = torch.full_like(self.turn, NOT_YET)
-        self.junctions = Junctions(graph, layout, self.base.dtype)
+        self.junctions = Junctions(graph, layout, values)
         self.step = self.hop = 0
         self.first_output = NOT_YET
         self.spike_counts = torch.zeros(layout.populations, dtype=torch.int64)
@@ -201,10 +201,14 @@ class ForwardSteps:
         """Bias and last timestep's spikes; everybody is evaluated."""
         self.turn_step[p] = self.step
         reached[self._neurons(p)] = True
-        for k in np.flatnonzero(self.layout.target == p).tolist():
+        self._add_unsent(p, reached)
+
+    def _add_unsent(self, node: int, reached: Tensor) -> None:
+        """What a node gets without events of this timestep: bias and last timestep's spikes."""
+        for k in np.flatnonzero(self.layout.target == node).tolist():
             bias = self.wires.biases[k]
-            assert bias is not None
-            self._add(k, bias)
+            if bias is not None:
+                self._add(k, bias)
             if self.layout.delayed[k]:
                 spikes = self._last_spikes(k)
                 for row in spikes.nonzero().flatten().tolist():

@@ -5,9 +5,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from snn_async.engines.contract import Values
 from snn_async.graph import Graph
 from snn_async.graph.layout import layout_of
-from snn_async.graph.synapses import Table
+from snn_async.graph.parameters import dealt
+from snn_async.graph.synapses import Affine, Table
 
 _TABLES: WeakKeyDictionary[Graph, list[Table]] = WeakKeyDictionary()
 
@@ -24,12 +26,15 @@ def connections(graph: Graph) -> list[Tensor]:
     return [torch.as_tensor(table.coefficient) != 0 for table in tables_of(graph)]
 
 
-def matrices(graph: Graph, weights: Tensor) -> list[Tensor]:
-    """Return every projection's weights (fan_in, fan_out), differentiable in the packed ones."""
-    found = []
-    for table, start in zip(tables_of(graph), layout_of(graph).weight_start.tolist(), strict=True):
+def matrices(graph: Graph, values: Values) -> list[Tensor]:
+    """Return every projection's weights (fan_in, fan_out), differentiable in the packed ones and the parameters."""
+    found, weights = [], values.weights
+    starts, (live, _) = layout_of(graph).weight_start.tolist(), dealt(graph, values.parameters)
+    for p, table, start, own in zip(graph.projections, tables_of(graph), starts, live, strict=True):
         matrix = torch.as_tensor(table.coefficient).to(weights)
         if table.weight is not None:
             matrix = matrix * weights[start + torch.as_tensor(table.weight)]
+        if isinstance(p.synapses, Affine):  # it shows its weights when asked about every source by itself
+            matrix = p.synapses.current(torch.eye(p.fan_in).to(weights), own)
         found.append(matrix)
     return found

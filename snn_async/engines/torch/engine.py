@@ -26,8 +26,8 @@ class TorchEngine:
     """The batch at once, forward step by forward step; gradients by autograd of the masked sum.
 
     Runs where its tensors are. A forward step costs one dense product per projection out of a node that delivers
-    something, so that it pays on a GPU, with large groups, or for what no other engine runs: an `Opaque` module, whose
-    events reach all its targets, and schedulers written in Python. These are asked, on the host, forward step by
+    something, so that it pays on a GPU, with large groups, or for what no other engine runs: `Affine` synapses, whose
+    events reach all their targets, and schedulers written in Python. These are asked, on the host, forward step by
     forward step for one sample after another, so one that draws random numbers of its own gives other runs than on
     engine "reference".
 
@@ -75,7 +75,7 @@ class TorchEngine:
         assert simulation.log is not None
         named = {name: getattr(values, name).detach().requires_grad_() for name in DIFFERENTIABLE}
         named["x"].requires_grad_(needs_x)
-        parameters = tuple(parameter.detach().requires_grad_() for parameter in values.parameters)
+        parameters = tuple(p.detach().requires_grad_(p.is_floating_point()) for p in values.parameters)
         tracked = replace(values, parameters=parameters, **named)
         leaves = [leaf for leaf in (*named.values(), *parameters) if leaf.requires_grad]
         with torch.enable_grad(), exact_products():
@@ -93,5 +93,7 @@ class TorchEngine:
                 allow_unused=True,
                 materialize_grads=True,
             )
-        gradients: dict[str, Any] = dict(zip(named if needs_x else [*named][1:], found, strict=False))
-        return Gradients(**{"x": None} | gradients, parameters=found[len(gradients) :])
+        rest = iter(found)
+        gradients: dict[str, Any] = {name: next(rest) for name, leaf in named.items() if leaf.requires_grad}
+        of_parameters = tuple(next(rest) if p.requires_grad else None for p in parameters)
+        return Gradients(**{"x": None} | gradients, parameters=of_parameters)

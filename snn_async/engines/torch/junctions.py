@@ -3,9 +3,11 @@
 import torch
 from torch import Tensor
 
+from snn_async.engines.contract import Values
 from snn_async.engines.reference.junctions import members
 from snn_async.graph import Graph, Junction
 from snn_async.graph.layout import Layout
+from snn_async.graph.parameters import dealt
 
 
 class Windows:
@@ -34,11 +36,16 @@ class Junctions:
 
     Args:
         windows: of every "max", by node.
-        like: (B, ...) of the run's dtype.
     """
 
-    def __init__(self, graph: Graph, layout: Layout, windows: dict[int, Windows], like: Tensor) -> None:
-        numbered, samples = list(enumerate(graph.junctions, layout.populations)), len(like)
+    def __init__(self, graph: Graph, layout: Layout, windows: dict[int, Windows], values: Values) -> None:
+        numbered, like, samples = (
+            list(enumerate(graph.junctions, layout.populations)),
+            values.x,
+            len(values.x),
+        )
+        self.junctions = dict(numbered)
+        self.live = dict(zip(self.junctions, dealt(graph, values.parameters)[1], strict=True))
         self.kinds = {node: junction.kind for node, junction in numbered}
         self.waiting = [node for node, junction in numbered if junction.waits]
         self.instant = [node for node, junction in numbered if not junction.waits]
@@ -79,7 +86,10 @@ class Junctions:
         self.maxima[node] = torch.where(passed, largest, maxima)
         return passed, torch.where(passed, largest - maxima, 0.0), holders
 
+    def add(self, node: int, current: Tensor) -> None:
+        """Add a current (B, C) to the cells of a node."""
+        self.cells[:, self.slices[node]] += current
+
     def values(self, node: int) -> Tensor:
-        """Return the values (B, U) of an "and" or "iand"."""
-        a, b = self.cells[:, self.slices[node]].chunk(2, 1)
-        return a * b if self.kinds[node] == "and" else a * (1 - b)
+        """Return the values (B, U) of a junction that waits."""
+        return self.junctions[node].value(self.cells[:, self.slices[node]], self.live[node])

@@ -1,29 +1,29 @@
 """What projections do with a batch of events: linear maps on any device, and who is reached.
 
-The maps take their weights from `Values`, so autograd sees them; an `Opaque` module is called with the parameters of
+The maps take their weights from `Values`, so autograd sees them; `Affine` synapses are called with the parameters of
 `Values`. Who is reached depends on the graph alone and is kept for each device.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call
 from torch.nn import functional
 
 from snn_async.engines.contract import Values
 from snn_async.graph import Graph
-from snn_async.graph.grids import from_units, to_units
 from snn_async.graph.layout import layout_of
-from snn_async.graph.synapses import Convolution, Dense, OneToOne, Opaque, Synapses, Wiring
+from snn_async.graph.parameters import dealt
+from snn_async.graph.synapses import Affine, Convolution, Dense, OneToOne, Synapses, Wiring
 
 Map = Callable[[Tensor], Tensor]
-KINDS = (Dense, Convolution, OneToOne, Wiring, Opaque)
+KINDS = (Dense, Convolution, OneToOne, Wiring, Affine)
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,13 @@ def exact_products() -> Iterator[None]:
 def current_maps(graph: Graph, values: Values) -> list[Map]:
     """Return for every projection the map from amounts (R, fan_in) to currents (R, fan_out), without any bias."""
     maps: list[Map] = []
-    parameters, starts = iter(values.parameters), layout_of(graph).weight_start.tolist()
+    starts, (live, _) = layout_of(graph).weight_start.tolist(), dealt(graph, values.parameters)
     connections = connections_of(graph, values.weights.device)
-    for projection, connection, first in zip(graph.projections, connections, starts, strict=True):
+    for projection, connection, first, own in zip(graph.projections, connections, starts, live, strict=True):
         synapses = projection.synapses
         packed = values.weights[first : first + synapses.weight_count]
-        if isinstance(synapses, Opaque):
-            names = [name for name, _ in synapses.module.named_parameters()]
-            maps.append(_opaque(synapses, {name: next(parameters) for name in names}))
+        if isinstance(synapses, Affine):
+            maps.append(partial(synapses.current, values=own))
         else:
             maps.append(connection.wiring or _known(synapses, packed))
     return maps
@@ -88,9 +87,8 @@ def _known(synapses: Synapses, packed: Tensor) -> Map:
         matrix = packed.view(synapses.fan_in, synapses.fan_out)
         return lambda x: x @ matrix
     if isinstance(synapses, Convolution):
-        groups, layer = synapses.groups, synapses.layer
-        shape = (groups, layer.in_channels // groups, *synapses.kernel, layer.out_channels // groups)
-        return _convolution(synapses, packed.view(shape).permute(0, 4, 1, 2, 3).flatten(0, 1))
+        kernel = packed.view(synapses.packed_shape).permute(0, 4, 1, 2, 3).flatten(0, 1)
+        return _convolution(synapses, kernel)
     assert isinstance(synapses, OneToOne)
     if not len(packed):
         return lambda x: x
@@ -121,28 +119,11 @@ def _convolution(synapses: Convolution, kernel: Tensor, groups: int | None = Non
     return convolve
 
 
-def _opaque(synapses: Opaque, parameters: dict[str, Tensor]) -> Map:
-    """Return module(event) - module(0); module(0) is part of `Values.biases`."""
-
-    def call(x: Tensor) -> Tensor:
-        frame = from_units(x, synapses.source).reshape(-1, *synapses.shape)
-        return to_units(functional_call(synapses.module, parameters, (frame,)).flatten(1), synapses.target)
-
-    constant: list[Tensor] = []
-
-    def current(x: Tensor) -> Tensor:
-        if not constant:
-            constant.append(call(x.new_zeros((1, synapses.fan_in))))
-        return call(x) - constant[0]
-
-    return current
-
-
 _CONNECTIONS: WeakKeyDictionary[Graph, dict[torch.device, list[Connections]]] = WeakKeyDictionary()
 
 
 def connections_of(graph: Graph, device: torch.device) -> list[Connections]:
-    """Return who every projection reaches; an event through an `Opaque` module reaches all its targets."""
+    """Return who every projection reaches; an event through `Affine` synapses reaches all their targets."""
     per_device = _CONNECTIONS.setdefault(graph, {})
     if device not in per_device:
         with torch.inference_mode(False):  # what is kept for later runs must not be an inference tensor
@@ -187,7 +168,7 @@ def _wiring(synapses: Wiring, values: np.ndarray, device: torch.device) -> Map:
 
 
 def _reach_of_convolution(synapses: Convolution, like: Tensor) -> Connections:
-    groups, outs = synapses.groups, synapses.layer.out_channels // synapses.groups
+    groups, outs = synapses.groups, synapses.target[0] // synapses.groups
     channels, height, width = synapses.source
     # all channels of a group have the same synapses: one map of ones per group tells who is reached
     ones = _convolution(synapses, like.new_ones((groups, 1, *synapses.kernel)), groups)

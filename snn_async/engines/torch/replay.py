@@ -23,6 +23,7 @@ from snn_async.engines.torch.maps import current_maps
 from snn_async.engines.torch.rows import Decisions, LogIndex, Stream
 from snn_async.engines.torch.structure import structure_of
 from snn_async.graph import Graph
+from snn_async.graph.parameters import dealt
 
 
 def masked_sum(
@@ -67,7 +68,7 @@ class _Replay:
         self.surrogates = surrogates or [neuron.surrogate for neuron in self.neurons]
         self.maps, self.index = current_maps(graph, values), LogIndex(structure, log, slopes)
         self.junctions = dict(enumerate(graph.junctions, self.layout.populations))
-        self.ports = [projection.port for projection in graph.projections]
+        self.live = dealt(graph, values.parameters)[1]
         self.everyone = torch.arange(len(values.x), device=values.x.device)
         self.variables: dict[int, Tensor] = {}
         self.silent: dict[int, Tensor] = {}
@@ -134,21 +135,23 @@ class _Replay:
 
     def _arrivals(self, node: int) -> list[Stream]:
         """Currents into a node: bias, recurrent spikes, input and delivered events."""
-        arrivals, at_turn = [], self._at_turn(node) if node < self.layout.populations else None
+        arrivals = []
         for k in self.structure.into[node]:
             if not self.layout.delayed[k]:
                 streams = self._sent(k)
                 arrivals += [replace(s, amounts=self._through(k, s.amounts, s.sample)) for s in streams]
-        return arrivals if at_turn is None else [*arrivals, at_turn]
+        if node < self.layout.populations:
+            arrivals.append(Stream(self.everyone, self.log.turn_step[:, node], self._unsent(node), 1))
+        return arrivals
 
-    def _at_turn(self, p: int) -> Stream:
-        """Bias and recurrent spikes."""
-        total = self.structure.bias(self.values, p)
-        for k in self.structure.into[p]:
+    def _unsent(self, node: int) -> Tensor:
+        """What a node gets without events of this timestep, (B, n): bias and recurrent spikes."""
+        total = self.structure.bias(self.values, node)
+        for k in self.structure.into[node]:
             if self.layout.delayed[k]:
                 spikes = self.structure.last_spikes(self.values, k)
-                total = total + self._through(k, spikes, self.everyone)
-        return Stream(self.everyone, self.log.turn_step[:, p], total, 1)
+                total = total + self.structure.placed(k, self._through(k, spikes, self.everyone))
+        return total
 
     def _sent(self, k: int) -> list[Stream]:
         """What the sources of projection k deliver through it."""
@@ -157,7 +160,8 @@ class _Replay:
             return self._passed_on(node)
         streams = self.index.delivered(k, partial(self._variables, node))
         if node < 0 and not self.execution.queues_input:
-            streams.append(Stream(self.everyone, torch.zeros_like(self.everyone), self.values.x, 1))
+            x = self.values.x[:, self.structure.taken(k)]
+            streams.append(Stream(self.everyone, torch.zeros_like(self.everyone), x, 1))
         return streams
 
     def _variables(self, node: int, rows: Tensor) -> Tensor:
@@ -196,6 +200,10 @@ class _Replay:
         """What all units of a sum or max pass on."""
         if node not in self.passed:
             arrivals = self._arrivals(node)
+            if self.execution.layered:  # everything arrives before it passes anything on
+                rows, step = self.index.rows(node), torch.zeros_like(self.everyone)
+                step = step.index_put((self.index.sample[rows],), self.log.step[rows])
+                arrivals = [replace(stream, step=step[stream.sample]) for stream in arrivals]
             if len(arrivals) > 1:
                 arrivals = [_merged(arrivals, len(self.everyone))]
             if self.junctions[node].kind == "max":
@@ -214,22 +222,19 @@ class _Replay:
         return replace(arrivals, amounts=now - before)
 
     def _joined(self, node: int) -> Tensor:
-        """The values (B, U) of an "and" or "iand", from everything delivered and the silent variables."""
+        """The values (B, U) of a junction that waits, from everything delivered and the silent variables."""
         if node not in self.joined:
-            size, at_last = int(self.layout.size[node]), torch.full_like(self.everyone, NEVER)
-            operands = [self.values.x.new_zeros((len(self.everyone), size)) for _ in range(2)]
+            at_last, cells = torch.full_like(self.everyone, NEVER), self._unsent(node)
             for k in self.structure.into[node]:
-                port, silent = (
-                    self.ports[k],
-                    self._would_be(int(self.layout.source[k]), self.everyone, at_last),
-                )
+                if self.layout.delayed[k]:
+                    continue
+                silent = self._would_be_through(k, self.everyone, at_last)
                 if silent is not None:
-                    operands[port] = operands[port] + self._through(k, silent, self.everyone)
+                    cells = cells + self.structure.placed(k, silent)
                 for stream in self._sent(k):
                     current = self._through(k, stream.amounts, stream.sample)
-                    operands[port] = operands[port].index_add(0, stream.sample, current)
-            a, b = operands
-            value = a * b if self.junctions[node].kind == "and" else a * (1 - b)
+                    cells = cells.index_add(0, stream.sample, self.structure.placed(k, current))
+            value = self.junctions[node].value(cells, self.live[node - self.layout.populations])
             self.joined[node] = torch.where(self.log.turn_step[:, node, None] >= 0, value, 0.0)
         return self.joined[node]
 
@@ -244,19 +249,23 @@ class _Replay:
             if self.layout.delayed[k]:
                 continue
             if node not in self.structure.through_max:
-                amounts = self._would_be(node, self.everyone, self.everyone)
-                if amounts is not None:
-                    total = total + self._through(k, amounts, self.everyone)
+                current = self._would_be_through(k, self.everyone, self.everyone)
+                if current is not None:
+                    total = total + current
                 continue
             # who holds a maximum depends on when one looks
             looks = looks or _pairs(self.everyone[:, None] * MOST_STEPS + first)
             sample, step = looks
-            amounts = self._would_be(node, sample, step)
-            if amounts is not None:
+            current = self._would_be_through(k, sample, step)
+            if current is not None:
                 seen = first[sample] == step[:, None]
-                current = torch.where(seen, self._through(k, amounts, sample), 0.0)
-                total = total.index_add(0, sample, current)
+                total = total.index_add(0, sample, torch.where(seen, current, 0.0))
         return total
+
+    def _would_be_through(self, k: int, sample: Tensor, step: Tensor) -> Tensor | None:
+        """Return the currents (R, fan_out) of `_would_be` through projection k."""
+        amounts = self._would_be(int(self.layout.source[k]), sample, step)
+        return None if amounts is None else self._through(k, amounts[:, self.structure.taken(k)], sample)
 
     def _would_be(self, node: int, sample: Tensor, step: Tensor) -> Tensor | None:
         """What silent units might have sent (R, units), as seen in a sample's forward step; None for nothing."""
@@ -273,9 +282,8 @@ class _Replay:
             return torch.where(emitted, 0.0, self._joined(node))[sample]
         cells: Tensor | None = None
         for k in self.structure.into[node]:
-            amounts = self._would_be(int(self.layout.source[k]), sample, step)
-            if amounts is not None:
-                current = self._through(k, amounts, sample)
+            current = self._would_be_through(k, sample, step)
+            if current is not None:
                 cells = current if cells is None else cells + current
         if cells is None or self.junctions[node].kind == "sum":
             return cells

@@ -100,7 +100,8 @@ class LogIndex:
             return []
         entries, pairs = self._deliveries[begin:end], slice(*self._pair_bounds[k : k + 2])
         row, key, size = self.log.event[entries], self._pairs[pairs], int(self.structure.layout.fan_in[k])
-        place, amplitude = (self._pair[entries] - pairs.start) * size + self.unit[row], amplitudes(row)
+        unit = self.log.source[row] - int(self.structure.layout.first_source[k])
+        place, amplitude = (self._pair[entries] - pairs.start) * size + unit, amplitudes(row)
         amounts = amplitude.new_zeros(len(key) * size).index_add(0, place, amplitude).view(len(key), size)
         samples = len(self.log.carried)
         return [Stream(key // MOST_STEPS % samples, key % MOST_STEPS, amounts, self._most_pairs[k])]

@@ -103,7 +103,7 @@ class BatchRun(ForwardSteps):
             self._release(to_do.releasing, to_do.end)
         found = [node for node, some in zip(self.structure.out_of, delivering, strict=True) if some]
         if found:
-            group = (self.structure.node_of[table.first : table.end] + 1).repeat_interleave(picked.shape[2])
+            group = self.structure.group_of[table.first : table.end].repeat_interleave(picked.shape[2])
             delivery = (number.flatten(1), group, self.step[:, None])
             self.recorder.add(Block(picked.flatten(1), delivery=delivery))
             amounts = of_sources(torch.where(picked, amplitude, 0.0))
@@ -162,8 +162,9 @@ class BatchRun(ForwardSteps):
         fires, _ = self._spikes(self.able, self._potential())
         changes = (count_parts(fires, self.structure.starts) > 0) | self.has_bias
         for k in self.structure.delayed:
-            spikes = self.structure.last_spikes(self.values, k)
-            changes[:, int(self.layout.target[k])] |= (spikes != 0).any(1)
+            p = int(self.layout.target[k])
+            if p < self.layout.populations:
+                changes[:, p] |= (self.structure.last_spikes(self.values, k) != 0).any(1)
         return changes
 
     def _next_turn(self, idle: Tensor) -> Tensor:
@@ -184,6 +185,8 @@ class BatchRun(ForwardSteps):
         """Emit the values of a waiting junction, as if in the last forward step, in the samples `now` (B,)."""
         last = (self.step - 1).clamp(min=0)
         self.turn_step[:, j] = torch.where(now, last, self.turn_step[:, j])
+        self._deliver_last_spikes(j, now)
+        self.junctions.add(j, torch.where(now[:, None], self.structure.bias(self.values, j), 0.0))
         values = self.junctions.values(j)
         mask = now[:, None] & (values != 0)
         self._emit(self.structure.sources(j), mask, values, values, last[:, None])
@@ -212,27 +215,28 @@ class BatchRun(ForwardSteps):
     def _arrives(self, edges: list[int]) -> Tensor:
         """Return whether projections will bring anything, (B,)."""
         found = torch.zeros_like(self.live)
-        for node in {int(self.layout.source[k]) for k in edges}:
-            found |= self.pending.alive[:, self.pending.here(self.structure.sources(node))].flatten(1).any(1)
-            if node < 0:
-                found |= (self.values.x != 0).any(1)
+        for k in edges:
+            sources = self.structure.sources_of(k)
+            found |= self.pending.alive[:, self.pending.here(sources)].flatten(1).any(1)
+            if int(self.layout.source[k]) < 0:
+                found |= (self.values.x[:, sources] != 0).any(1)
         return found
 
     def _deliver_sent(self, edges: list[int], proceeding: Tensor) -> None:
         """Deliver all that was sent through projections, in the samples `proceeding` (B,)."""
         step = self.step[:, None]
         for k in edges:
-            node = int(self.layout.source[k])
-            here = self.pending.here(self.structure.sources(node))
+            sources = self.structure.sources_of(k)
+            here = self.pending.here(sources)
             number, amplitude = self.pending.number[:, here], self.pending.amplitude[:, here]
-            sent, group = (number >= 0) & proceeding[:, None, None], len(self.structure.turn) + 1 + k
+            sent, group = (number >= 0) & proceeding[:, None, None], self.structure.alone + k
             columns = (number.flatten(1), torch.full_like(step, group), step)
             self.recorder.add(Block(sent.flatten(1), delivery=columns))
             amounts, counts = of_sources(torch.where(sent, amplitude, 0.0)), of_sources(sent)
-            if node < 0:
-                frame = torch.where(proceeding[:, None], self.values.x, 0.0)
+            if int(self.layout.source[k]) < 0:
+                frame = torch.where(proceeding[:, None], self.values.x[:, sources], 0.0)
                 amounts, counts = amounts + frame, counts.long() + (frame != 0)
-            self._deliver([k], amounts, counts)
+            self._deliver_through(k, amounts, counts)
 
     # -- the end ---------------------------------------------------------------------------------------
 

@@ -56,8 +56,9 @@ class ForwardSteps:
         self.first_output = torch.full_like(self.step, NOT_YET)
         self.bias = torch.cat([structure.bias(values, p) for p in range(self.layout.populations)], 1)
         changes = (values.biases != 0).long()
-        self.has_bias = whole.new_zeros(self.layout.populations).index_add(0, structure.biased, changes) > 0
-        self.junctions = Junctions(graph, self.layout, structure.windows, x)
+        of_nodes = whole.new_zeros(len(structure.turn)).index_add(0, structure.biased, changes) > 0
+        self.has_bias = of_nodes[: self.layout.populations]
+        self.junctions = Junctions(graph, self.layout, structure.windows, values)
         self._begin_step()
         self._carry_in(keep_log)
 
@@ -91,19 +92,24 @@ class ForwardSteps:
             counts: (B, units) how many events an amount is made of.
         """
         for k in edges:
-            scale, targets = self.values.source_scale[k], self.structure.targets(k)
-            sent, events = (amounts, counts) if scale is None else (amounts * scale, counts * (scale != 0))
-            current, after = self.maps[k](sent), self.values.target_scale[k]
-            if targets.start < self.layout.neurons:
-                place = self.arriving[:, targets]
-            else:
-                first = self.layout.neurons
-                place = self.junctions.cells[:, targets.start - first : targets.stop - first]
-            place += current if after is None else current * after
-            connections = self.structure.connections[k]
-            self.reached[:, targets] |= connections.reach(events > 0)
-            if connections.degree is not None:
-                self.operations = self.operations + (events * connections.degree).sum(1)
+            part = self.structure.taken(k)
+            self._deliver_through(k, amounts[:, part], counts[:, part])
+
+    def _deliver_through(self, k: int, amounts: Tensor, counts: Tensor) -> None:
+        """The same of what one projection takes, (B, fan_in)."""
+        scale, targets = self.values.source_scale[k], self.structure.targets(k)
+        sent, events = (amounts, counts) if scale is None else (amounts * scale, counts * (scale != 0))
+        current, after = self.maps[k](sent), self.values.target_scale[k]
+        if targets.start < self.layout.neurons:
+            place = self.arriving[:, targets]
+        else:
+            first = self.layout.neurons
+            place = self.junctions.cells[:, targets.start - first : targets.stop - first]
+        place += current if after is None else current * after
+        connections = self.structure.connections[k]
+        self.reached[:, targets] |= connections.reach(events > 0)
+        if connections.degree is not None:
+            self.operations = self.operations + (events * connections.degree).sum(1)
 
     def _pass_on(self, nodes: set[int]) -> None:
         """Let junctions that do not wait pass on what reached them in this forward step from `nodes`."""
@@ -136,11 +142,8 @@ class ForwardSteps:
             evaluated = evaluated | everybody
             self.turn_step[:, :populations] = torch.where(at_turn, step, self.turn_step[:, :populations])
             self.arriving += torch.where(everybody, self.bias, 0.0)
-            for k in structure.delayed:
-                p = int(self.layout.target[k])
-                if p in turning:
-                    spikes = torch.where(at_turn[:, p, None], structure.last_spikes(self.values, k), 0.0)
-                    self._deliver([k], spikes, spikes != 0)
+            for p in turning:
+                self._deliver_last_spikes(p, at_turn[:, p])
         if structure.discarding is not None:
             self.arriving.masked_fill_(self.ignoring, 0.0)
         self.current = self.current + self.arriving
@@ -152,6 +155,13 @@ class ForwardSteps:
         self._spike(*self._spikes(able, potential), potential)
         self.step = self.step + stepping
         self._begin_step()
+
+    def _deliver_last_spikes(self, node: int, now: Tensor) -> None:
+        """Deliver last timestep's spikes to a node, in the samples `now` (B,)."""
+        for k in self.structure.delayed:
+            if int(self.layout.target[k]) == node:
+                spikes = torch.where(now[:, None], self.structure.last_spikes(self.values, k), 0.0)
+                self._deliver_through(k, spikes, spikes != 0)
 
     def _take_turns(self, taken: Tensor) -> None:
         """Let turns `taken` (B, P) pass without a forward step: an evaluation at which nothing arrives."""
@@ -238,13 +248,13 @@ class ForwardSteps:
         place = mask.cumsum(1)
         number = self.emitted[:, None] + place - 1  # among the emissions of the sample
         self.emitted = self.emitted + place[:, -1]
-        node_of = self.structure.node_of[sources]
+        group = self.structure.group_of[sources]
         if self.recorder.keep_log:
             source = torch.arange(sources.start, sources.stop, device=step.device)
             current = torch.zeros_like(amplitude) if current is None else current
             cell = torch.full_like(step, NOT_YET) if cell is None else cell
             emission = (number, source, amplitude, step, potential, current, cell)
-            self.recorder.add(Block(mask, emission, (number, node_of + 1, step) if relay else None))
+            self.recorder.add(Block(mask, emission, (number, group, step) if relay else None))
         if not relay:
             moment = self.start.timestep * MOST_STEPS + step
             leading = mask & self.structure.leads[sources]

@@ -7,11 +7,12 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from snn_async.engines.contract import NEVER, NOT_YET, Execution, Values
 from snn_async.engines.torch.junctions import Windows
 from snn_async.engines.torch.maps import connections_of
-from snn_async.graph import Graph
+from snn_async.graph import Graph, Population
 from snn_async.graph.layout import layout_of
 
 
@@ -22,12 +23,14 @@ class Structure:
         into: the projections into each node, delayed ones too.
         out_of: those that deliver this timestep's events of each node.
         delayed: those that deliver last timestep's spikes.
-        node_of: (S + N + U,) the node of every source; leads: whether its events lead anywhere.
+        node_of: (S + N + U,) the node of every source; leads: whether its events lead anywhere; group_of: the group
+            of projections out of it.
         first_source: (2 + P + J,) source index of the first unit of the input, of every node, and one after the last.
         instant: junctions that pass on at once, in topological order; `relays` (1 + P + J,) is true of them.
         through_max: nodes whose events may have come through a "max" in the same forward step.
         population_of: (N,) the population of every neuron.
-        biased: (V,) the population that each element of `Values.biases` goes to.
+        biased: (V,) the node that each element of `Values.biases` goes to.
+        width: neurons or cells of every node.
         starts: (P + 1,) first neuron of each population.
         turn: (P + J,) see `Layout`; queued inputs are one hop further away. Behind a barrier places take turns' place.
         levels: turns at which waiting junctions pass on, ascending, then NEVER.
@@ -40,8 +43,8 @@ class Structure:
         dropout: (N,) float64 probabilities of not becoming refractory, None where all are 0.
         graded: populations whose spikes are not binary.
         repeats: whether a neuron may spike more than once in a timestep.
-        edges, first_edge, degree: groups of projections, `edges[first_edge[g]:][:degree[g]]`: group node + 1 are
-            those out of a node, then comes one group for each projection alone.
+        edges, first_edge, degree: groups of projections, `edges[first_edge[g]:][:degree[g]]`: those out of every
+            input, then out of every node, then, from group `alone` on, each by itself.
     """
 
     def __init__(self, graph: Graph, execution: Execution, device: torch.device) -> None:
@@ -67,6 +70,9 @@ class Structure:
                 self.through_max.add(j)
         self.population_of = self._tensor(np.repeat(np.arange(layout.populations), sizes))
         has_bias = layout.bias_start >= 0
+        self.width = [
+            node.size if isinstance(node, Population) else node.cell_count for node in graph.nodes.values()
+        ]
         self.biased = self._tensor(np.repeat(layout.target[has_bias], layout.fan_out[has_bias]))
         self.starts = self._tensor(layout.start)
         turn = layout.turn + execution.queues_input
@@ -92,7 +98,14 @@ class Structure:
         self.dropout = self._tensor(np.repeat(rates, sizes)) if rates.any() else None
         self.graded = [p for p, n in enumerate(self.neurons) if n.spiking and not n.binary]
         self.repeats = "off" in modes or bool(rates.any())
-        groups = [*self.out_of.values(), *([k] for k in range(len(layout.source)))]
+        inputs = [
+            [k for k in self.out_of[-1] if graph.projections[k].source == name] for name in graph.input_grids
+        ]
+        starts = [*inputs, *(self.out_of[node] for node in nodes)]
+        self.alone = len(starts)
+        counts = [here.stop - here.start for here in graph.input_slices.values()]
+        self.group_of = self._tensor(np.repeat(np.arange(self.alone), [*counts, *layout.size]))
+        groups = [*starts, *([k] for k in range(len(layout.source)))]
         self.edges = self._tensor([k for group in groups for k in group])
         degree = np.array([len(group) for group in groups])
         self.degree, self.first_edge = self._tensor(degree), self._tensor(np.cumsum(degree) - degree)
@@ -101,6 +114,16 @@ class Structure:
         """Return the receivers of a projection."""
         first = int(self.layout.first_target[k])
         return slice(first, first + int(self.layout.fan_out[k]))
+
+    def taken(self, k: int) -> slice:
+        """Return which units of its node projection k takes: of all inputs, its own."""
+        first = int(self.layout.first_source[k]) - self.sources(int(self.layout.source[k])).start
+        return slice(first, first + int(self.layout.fan_in[k]))
+
+    def sources_of(self, k: int) -> slice:
+        """Return the source indices of what a projection takes."""
+        first = int(self.layout.first_source[k])
+        return slice(first, first + int(self.layout.fan_in[k]))
 
     def sources(self, node: int) -> slice:
         """Return the source indices of a node's units."""
@@ -111,14 +134,22 @@ class Structure:
         """Return the neurons of a population."""
         return slice(int(self.layout.start[p]), int(self.layout.start[p + 1]))
 
-    def bias(self, values: Values, p: int) -> Tensor:
-        """Return the biases of the projections into a population, (B, n)."""
-        total = torch.zeros_like(values.base[:, self.neurons_of(p)])
-        for k in self.into[p]:
+    def bias(self, values: Values, node: int) -> Tensor:
+        """Return the biases of the projections into a node, (B, n) of its neurons or cells."""
+        total = values.x.new_zeros((len(values.x), self.width[node]))
+        for k in self.into[node]:
             begin, scale = int(self.layout.bias_start[k]), values.target_scale[k]
-            bias = values.biases[begin : begin + int(self.layout.fan_out[k])]
-            total = total + (bias if scale is None else bias * scale)
+            if begin >= 0:
+                bias = values.biases[begin : begin + int(self.layout.fan_out[k])]
+                total = total + self.placed(k, bias if scale is None else bias * scale)
         return total
+
+    def placed(self, k: int, current: Tensor) -> Tensor:
+        """Return what projection k brings (..., fan_out) as currents of all its node's neurons or cells."""
+        node = int(self.layout.target[k])
+        first = int(self.layout.first_target[k] - self.layout.first_receiver[node])
+        rest = self.width[node] - first - current.shape[-1]
+        return functional.pad(current, (first, rest)) if first or rest else current
 
     def last_spikes(self, values: Values, k: int) -> Tensor:
         """Return what a delayed projection delivers, (B, fan_in)."""

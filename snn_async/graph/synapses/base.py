@@ -1,8 +1,8 @@
 """What synapses are: what one projection does with an event, as weights, geometry and a torch function.
 
 Every kind is linear in its events. Its *packed* weights are a flat vector, source by source, in which an event finds
-the weights it needs in runs of neighbouring targets; a kind without weights to read (identity, fixed wiring, opaque
-modules) has none. Unit order is that of `grids`.
+the weights it needs in runs of neighbouring targets; a kind without weights of that form (identity, fixed wiring, any
+function) has none. Unit order is that of `grids`.
 """
 
 from abc import ABC, abstractmethod
@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from snn_async.errors import UnsupportedModelError
 from snn_async.graph.grids import Grid, size_of
+from snn_async.graph.live import Found, Held, Live, held
 
 
 class Packing(NamedTuple):
@@ -41,19 +42,27 @@ class Table(NamedTuple):
 class Normalization:
     """A BatchNorm folded into the synapses before it, with its running statistics."""
 
-    module: Any
+    weight: Live | None
+    bias: Live | None
+    mean: Live
+    var: Live
+    eps: float
 
-    def scale(self) -> Tensor:
+    @classmethod
+    def of(cls, module: Any) -> "Normalization":
+        """Return that of a BatchNorm module."""
+        mean, var = Held(module, "running_mean"), Held(module, "running_var")
+        return cls(held(module, "weight"), held(module, "bias"), mean, var, module.eps)
+
+    def scale(self, found: Found) -> Tensor:
         """Return the live factor per channel, gamma / sqrt(var + eps)."""
-        bn = self.module
-        factor = torch.rsqrt(bn.running_var + bn.eps)
-        return factor if bn.weight is None else factor * bn.weight
+        factor = torch.rsqrt(self.var(found) + self.eps)
+        return factor if self.weight is None else factor * self.weight(found)
 
-    def shift(self) -> Tensor:
+    def shift(self, found: Found) -> Tensor:
         """Return the live shift per channel, beta - gamma * mean / sqrt(var + eps)."""
-        bn = self.module
-        shift = -bn.running_mean * self.scale()
-        return shift if bn.bias is None else shift + bn.bias
+        shift = -self.mean(found) * self.scale(found)
+        return shift if self.bias is None else shift + self.bias(found)
 
 
 class Synapses(ABC):
@@ -62,11 +71,15 @@ class Synapses(ABC):
     Attributes:
         source, target: grids.
         weighted: False for wiring without weights of its own (identity, pooling), which costs no synaptic operation.
+        biased: whether there is a bias.
+        live: what the engines' `Values.parameters` hold for these synapses.
     """
 
     source: Grid
     target: Grid
     weighted: bool = True
+    biased: bool = False
+    live: tuple[Live, ...] = ()
 
     @property
     def fan_in(self) -> int:
@@ -77,26 +90,21 @@ class Synapses(ABC):
         return size_of(self.target)
 
     @property
-    @abstractmethod
-    def modules(self) -> tuple[nn.Module, ...]:
-        """The source model's modules whose parameters these are."""
-
-    @property
     def weight_count(self) -> int:
         """Number of packed weights."""
         return 0
 
-    def pack(self) -> Packing | None:
+    def pack(self, found: Found) -> Packing | None:
         """Return how the live weights are packed, None if there are none."""
         return None
 
-    @abstractmethod
-    def bias(self) -> Tensor | None:
-        """Return the live bias, (fan_out,) in unit order, or None."""
+    def constant(self, found: Found, like: Tensor) -> Tensor | None:
+        """Return the live bias for a run of values like `like`, (fan_out,) in unit order; None if there is none."""
+        return None
 
     @abstractmethod
-    def apply(self, x: Tensor) -> Tensor:
-        """Return the currents (N, fan_out) of source values (N, fan_in) with live weights, without bias."""
+    def apply(self, x: Tensor, found: Found) -> Tensor:
+        """Return the currents (R, fan_out) of source values (R, fan_in) with live weights, without bias."""
 
     @abstractmethod
     def table(self) -> Table:
@@ -107,17 +115,13 @@ class Synapses(ABC):
         """Return the kind and size as text."""
 
 
-def module_of(norm: Normalization | None) -> tuple[nn.Module, ...]:
-    """Return the module of a normalization, if there is one."""
-    return () if norm is None else (norm.module,)
-
-
-def normalized(bias: Tensor | None, norm: Normalization | None) -> Tensor | None:
+def normalized(bias: Live | None, norm: Normalization | None, found: Found) -> Tensor | None:
     """Return a layer's bias after the normalization that follows it."""
+    value = None if bias is None else bias(found)
     if norm is None:
-        return bias
-    shift = norm.shift()
-    return shift if bias is None else bias * norm.scale() + shift
+        return value
+    shift = norm.shift(found)
+    return shift if value is None else value * norm.scale(found) + shift
 
 
 def suffix(norm: Normalization | None) -> str:

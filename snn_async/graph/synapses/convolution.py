@@ -6,52 +6,65 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from snn_async.graph.grids import Grid, from_units, to_units
+from snn_async.graph.live import Found, Held, Live, held
 from snn_async.graph.synapses.base import (
     Normalization,
     Packing,
     Synapses,
     Table,
     check_shape,
-    module_of,
     normalized,
     suffix,
 )
 
+Pair = tuple[int, int]
+
 
 @dataclass(frozen=True)
 class Convolution(Synapses):
-    """A Conv1d or Conv2d. Packed weights: (group, channel in the group, ky, kx, target channel in the group)."""
+    """A convolution with zero padding. Packed weights: (group, channel in the group, ky, kx, target channel in it).
 
-    layer: Any
+    Attributes:
+        weight: of `weight_shape`, (out channels, channels of a group, height, width), or without the height.
+        bias: (out channels,).
+        stride, dilation: of height and width.
+        padding: at the top, bottom, left and right.
+    """
+
+    weight: Live
+    bias: Live | None
     source: Grid
+    stride: Pair
+    padding: tuple[int, int, int, int]
+    dilation: Pair
+    groups: int
+    weight_shape: tuple[int, ...]
     norm: Normalization | None = None
 
-    @cached_property
-    def kernel(self) -> tuple[int, int]:
-        return _pair(self.layer.kernel_size)
+    @classmethod
+    def of(cls, layer: Any, source: Grid, norm: Normalization | None = None) -> "Convolution":
+        """Return the synapses of a Conv1d or Conv2d whose padding_mode is "zeros"."""
+        dilation, shape = _pair(layer.dilation), tuple(layer.weight.shape)
+        return cls(
+            weight=Held(layer, "weight"),
+            bias=held(layer, "bias"),
+            source=source,
+            stride=_pair(layer.stride),
+            padding=_padding(layer.padding, _pair(layer.kernel_size), dilation),
+            dilation=dilation,
+            groups=int(layer.groups),
+            weight_shape=shape,
+            norm=norm,
+        )
 
-    @cached_property
-    def stride(self) -> tuple[int, int]:
-        return _pair(self.layer.stride)
-
-    @cached_property
-    def dilation(self) -> tuple[int, int]:
-        return _pair(self.layer.dilation)
-
-    @cached_property
-    def padding(self) -> tuple[int, int, int, int]:
-        """Padding at the top, bottom, left and right."""
-        if self.layer.padding == "valid":
-            return (0, 0, 0, 0)
-        if self.layer.padding == "same":
-            total = [d * (k - 1) for d, k in zip(self.dilation, self.kernel, strict=True)]
-            return (total[0] // 2, total[0] - total[0] // 2, total[1] // 2, total[1] - total[1] // 2)
-        y, x = _pair(self.layer.padding, 0)
-        return (y, y, x, x)
+    @property
+    def kernel(self) -> Pair:
+        """Height and width of the kernel."""
+        return _pair(self.weight_shape[2:])
 
     @cached_property
     def target(self) -> Grid:  # type: ignore[override]
@@ -65,35 +78,36 @@ class Convolution(Synapses):
             strict=True,
         )
         out = [(side - d * (k - 1) - 1) // s + 1 for side, k, s, d in sides]
-        return (self.layer.out_channels, out[0], out[1])
+        return (self.weight_shape[0], out[0], out[1])
 
     @property
-    def modules(self) -> tuple[nn.Module, ...]:
-        return (self.layer, *module_of(self.norm))
-
-    @property
-    def groups(self) -> int:
-        return int(self.layer.groups)
+    def packed_shape(self) -> tuple[int, ...]:
+        """Sides of the packed weights."""
+        return (self.groups, self.weight_shape[1], *self.kernel, self.weight_shape[0] // self.groups)
 
     @property
     def weight_count(self) -> int:
-        return int(self.layer.out_channels * self.layer.in_channels // self.groups * np.prod(self.kernel))
+        return int(np.prod(self.weight_shape))
 
-    def pack(self) -> Packing:
-        weight, kernel = self.layer.weight, self.kernel
-        ins, outs = self.layer.in_channels // self.groups, self.layer.out_channels // self.groups
-        check_shape(weight.flatten(2), (self.layer.out_channels, ins, kernel[0] * kernel[1]), self)
-        scale = None if self.norm is None else self.norm.scale().reshape(-1, 1, 1, 1, outs)
-        return Packing(weight, (self.groups, outs, ins, *kernel), (0, 2, 3, 4, 1), scale)
+    def pack(self, found: Found) -> Packing:
+        weight = self.weight(found)
+        check_shape(weight, self.weight_shape, self)
+        groups, ins, *kernel, outs = self.packed_shape
+        scale = None if self.norm is None else self.norm.scale(found).reshape(-1, 1, 1, 1, outs)
+        return Packing(weight, (groups, outs, ins, *kernel), (0, 2, 3, 4, 1), scale)
 
-    def bias(self) -> Tensor | None:
-        bias = normalized(self.layer.bias, self.norm)
+    @property
+    def biased(self) -> bool:  # type: ignore[override]
+        return self.bias is not None or self.norm is not None
+
+    def constant(self, found: Found, like: Tensor) -> Tensor | None:
+        bias = normalized(self.bias, self.norm, found)
         return None if bias is None else bias.repeat(self.fan_out // len(bias))
 
-    def apply(self, x: Tensor) -> Tensor:
-        weight = self.layer.weight
+    def apply(self, x: Tensor, found: Found) -> Tensor:
+        weight = self.weight(found)
         if self.norm is not None:
-            weight = weight * self.norm.scale().reshape(-1, *[1] * (weight.dim() - 1))
+            weight = weight * self.norm.scale(found).reshape(-1, *[1] * (weight.dim() - 1))
         return self._convolve(x, weight.reshape(*weight.shape[:2], *self.kernel))
 
     def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -106,13 +120,7 @@ class Convolution(Synapses):
 
     def table(self) -> Table:
         number = torch.arange(1, self.weight_count + 1, dtype=torch.float64)
-        shape = (
-            self.groups,
-            self.layer.in_channels // self.groups,
-            *self.kernel,
-            self.layer.out_channels // self.groups,
-        )
-        numbered = number.reshape(shape).permute(0, 4, 1, 2, 3).flatten(0, 1)
+        numbered = number.reshape(self.packed_shape).permute(0, 4, 1, 2, 3).flatten(0, 1)
         found = self._convolve(torch.eye(self.fan_in, dtype=torch.float64), numbered).round().long().numpy()
         return Table(np.maximum(found - 1, 0), (found > 0).astype(np.float64))
 
@@ -120,11 +128,22 @@ class Convolution(Synapses):
         size = "x".join(map(str, self.kernel))
         extra = [f"stride {self.stride[0]}"] if self.stride != (1, 1) else []
         extra += [f"{self.groups} groups"] if self.groups > 1 else []
-        name = f"Conv {size}, {self.layer.in_channels} to {self.layer.out_channels} channels"
+        name = f"Conv {size}, {self.source[0]} to {self.target[0]} channels"
         return ", ".join([name, *extra]) + suffix(self.norm)
 
 
-def _pair(value: int | tuple[int, ...], first: int = 1) -> tuple[int, int]:
+def _padding(given: Any, kernel: Pair, dilation: Pair) -> tuple[int, int, int, int]:
+    """Return a layer's padding at the top, bottom, left and right."""
+    if given == "valid":
+        return (0, 0, 0, 0)
+    if given == "same":
+        y, x = (d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
+        return (y // 2, y - y // 2, x // 2, x - x // 2)
+    y, x = _pair(given, 0)
+    return (y, y, x, x)
+
+
+def _pair(value: int | tuple[int, ...], first: int = 1) -> Pair:
     """Return a Conv1d's or Conv2d's setting for height and width; `first` is the height's in one dimension."""
     values = (value,) if isinstance(value, int) else tuple(value)
     return (first, values[0]) if len(values) == 1 else (values[0], values[1])

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from snn_async.graph.grids import Grid, size_of
+from snn_async.graph.live import Found
 from snn_async.graph.synapses.base import Synapses, Table
 
 
@@ -32,18 +33,11 @@ class Wiring(Synapses):
     values: NDArray[np.float64]
     weighted = False
 
-    @property
-    def modules(self) -> tuple[nn.Module, ...]:
-        return ()
-
-    def bias(self) -> None:
-        return None
-
     def _entries(self) -> NDArray[np.int64]:
         """Return the source position of every entry."""
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor, found: Found = ()) -> Tensor:
         frame = x.unflatten(-1, (-1, self.channels))
         entries, positions = (
             torch.from_numpy(index).to(x.device) for index in (self._entries(), self.positions)

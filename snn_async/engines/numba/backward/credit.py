@@ -86,11 +86,25 @@ def _outer_run(grads, slot, factor):
 
 @compiled
 def add_outer(
-    geometry, offsets, positions, values, grads, slot, sources, amplitudes, scale, runs, coefficients
+    geometry,
+    offsets,
+    positions,
+    values,
+    grads,
+    slot,
+    sources,
+    amplitudes,
+    first_source,
+    rows,
+    scale,
+    runs,
+    coefficients,
 ):
     """Add the weight gradients of events that all meet the same adjoints."""
     for e in range(len(sources)):
-        j = sources[e]
+        j = sources[e] - first_source
+        if j < 0 or j >= rows:  # of another input
+            continue
         factor = amplitudes[e]
         if len(scale) > 0:
             factor *= scale[j]

@@ -45,7 +45,7 @@ def all_sources(net, adj, k, weights, slot, rows, scale, adjoints):
 
 
 @inlined
-def outer(net, adj, k, grads, slot, sources, amplitudes, scale):
+def outer(net, adj, k, grads, slot, sources, amplitudes, first_source, scale):
     add_outer(
         net.geometry[k],
         net.table_offsets,
@@ -55,6 +55,8 @@ def outer(net, adj, k, grads, slot, sources, amplitudes, scale):
         slot,
         sources,
         amplitudes,
+        first_source,
+        net.fan_in[k],
         scale,
         adj.runs,
         adj.coefficients,
@@ -76,7 +78,9 @@ def at_turn(net, tensors, log, grads, adj, t, b, p, k, extras, weights, weight_g
     if net.delayed_edge[k]:
         first = net.first_source[k] - net.inputs
         count = active_sources(last_spikes[first : first + rows], adj.sources, adj.amplitudes, 0)
-        outer(net, adj, k, weight_grads, adjoints, adj.sources[:count], adj.amplitudes[:count], source_scale)
+        outer(
+            net, adj, k, weight_grads, adjoints, adj.sources[:count], adj.amplitudes[:count], 0, source_scale
+        )
         adj.active[:rows] = 1
         all_sources(net, adj, k, weights, adjoints, rows, source_scale, adj.recurrent[first : first + rows])
 
@@ -113,12 +117,14 @@ def projection(net, rules, tensors, log, run, grads, adj, first_row, t, b, n, k,
     counts_first = q >= net.populations and net.first_counts[q]
     for place in range(adj.delivery_start[q + 2] - 1, adj.delivery_start[q + 1] - 1, -1):
         row = adj.deliveries[place]
+        j = log.source[row] - net.first_source[k]
+        if j < 0 or j >= rows:  # of another input
+            continue
         step = step_of(rules, log, t, b, n, log.delivered_step[row])
         if not into_population:
             follow(net, log, adj, first_row, n, step, target_scale)
         elif extra < extras:
             extra = rewind(slot, slot_step, neurons, steps, rewound, target_scale, extra, extras, step)
-        j = log.source[row] - net.first_source[k]
         scale = source_scale[j] if len(source_scale) > 0 else tensors.x.dtype.type(1)
         if scale == 0:
             continue
@@ -159,12 +165,13 @@ def projection(net, rules, tensors, log, run, grads, adj, first_row, t, b, n, k,
         if not into_population:
             follow(net, log, adj, first_row, n, step_of(rules, log, t, b, n, 0), target_scale)
             copy(first, slot)
-        outer(net, adj, k, weight_grads, first, log.input_source[c:e], log.input_amplitude[c:e], source_scale)
+        inputs, values = log.input_source[c:e], log.input_amplitude[c:e]
+        outer(net, adj, k, weight_grads, first, inputs, values, net.first_source[k], source_scale)
     elif q >= 0 or needs_x:  # what was silent
-        c = net.first_unit[q] - net.inputs if q >= 0 else 0
-        adjoints = adj.silent[c : c + rows] if q >= 0 else grads.x[t, b]
+        c = net.first_source[k] - net.inputs if q >= 0 else net.first_source[k]
+        adjoints = adj.silent[c : c + rows] if q >= 0 else grads.x[t, b, c : c + rows]
         if q < 0:
-            zero_inputs(adj.active[:rows], tensors.x[t, b])
+            zero_inputs(adj.active[:rows], tensors.x[t, b, c : c + rows])
         elif q < net.populations:
             z = c + rows
             active_neurons(adj.active[:rows], log.silent_step[t, b, c:z], run.silent_slope[t, b, c:z])
@@ -172,7 +179,7 @@ def projection(net, rules, tensors, log, run, grads, adj, first_row, t, b, n, k,
             adj.active[:rows] = 1
         all_sources(net, adj, k, weights, adj.would_be[:size], rows, source_scale, adjoints)
     if needs_x and not rules.queued and (q < 0 or net.near_input[q]):
-        c = net.first_unit[q] - net.inputs - net.neurons if q >= 0 else 0
-        adjoints = adj.early[c : c + rows] if q >= 0 else grads.x[t, b]
+        c = net.first_source[k] - net.inputs - net.neurons if q >= 0 else net.first_source[k]
+        adjoints = adj.early[c : c + rows] if q >= 0 else grads.x[t, b, c : c + rows]
         adj.active[:rows] = 1
         all_sources(net, adj, k, weights, adj.start[:size], rows, source_scale, adjoints)

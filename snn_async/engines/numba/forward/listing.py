@@ -46,15 +46,24 @@ def list_group(net, rules, tensors, work, events):
 
 
 @inlined
-def arrives(net, work, events, count, ranges, n):
+def _within(net, k, source):
+    """Whether a source is one of projection k: an input has several projections, each from a part of it."""
+    return 0 <= source - net.first_source[k] < net.fan_in[k]
+
+
+@inlined
+def arrives(net, work, events, inputs, ranges, n):
     """Whether anything upstream of node n is to be delivered to it."""
     for k in range(len(net.target)):
         if net.target[k] == n and not net.delayed_edge[k]:
             q = net.source[k]
-            if count > 0 if q < 0 else ranges[q, 1] > ranges[q, 0]:
+            if q >= 0 and ranges[q, 1] > ranges[q, 0]:
                 return True
+            for i in range(len(inputs) if q < 0 else 0):
+                if _within(net, k, inputs[i]):
+                    return True
             for a in range(work.now[PENDING]):  # carried over
-                if net.node_of[events.ints[events.pending[a], SOURCE]] == q + 1:
+                if _within(net, k, events.ints[events.pending[a], SOURCE]):
                     return True
     return False
 

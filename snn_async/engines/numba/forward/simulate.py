@@ -129,7 +129,7 @@ def timestep(net, rules, tensors, out, work, events, rooms, keep_log):
             only = net.order[place]
             place += 1
             if only < net.populations and now[NEXT_STEP] > 0:
-                arriving = arrives(net, work, events, count, rooms.ranges, only)
+                arriving = arrives(net, work, events, inputs, rooms.ranges, only)
                 if not arriving and not turn_changes(net, tensors, work, only):
                     take_turn(net, work, only)
                     continue

@@ -93,10 +93,12 @@ def _convolution_runs(geometry, j, runs, coefficients):
 
 @compiled
 def add_events(u, weights, sources, amplitudes, first_source, source_scale, target_scale):
-    """Add the rows of events to all targets (fully connected); return how many were not dropped."""
+    """Add the rows of events to all targets (fully connected); return how many were not dropped or another input's."""
     delivered = 0
     for e in range(len(sources)):
         j = sources[e] - first_source
+        if j < 0 or j >= len(weights):
+            continue
         factor = amplitudes[e]
         if len(source_scale) > 0:
             if source_scale[j] == 0:
@@ -152,6 +154,7 @@ def add_runs(
     sources,
     amplitudes,
     first_source,
+    rows,
     source_scale,
     target_scale,
     runs,
@@ -164,6 +167,8 @@ def add_runs(
     used = 0
     for e in range(len(sources)):
         j = sources[e] - first_source
+        if j < 0 or j >= rows:  # of another input
+            continue
         factor = amplitudes[e]
         if len(source_scale) > 0:
             if source_scale[j] == 0:
@@ -230,6 +235,7 @@ def add_projection(net, tensors, k, u, sources, amplitudes, t, b, runs, coeffici
         sources,
         amplitudes,
         net.first_source[k],
+        rows,
         tensors.scales[c:d],
         tensors.scales[e:f],
         runs,

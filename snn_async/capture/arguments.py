@@ -1,0 +1,124 @@
+"""What a network is called with: checked, of the model's dtype, and what a capture of it depends on."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from snn_async.errors import InputError, UnsupportedModelError
+from snn_async.frameworks.calls import held_between_calls
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_PLAIN = (bool, int, float, str, bytes, type(None))
+
+
+def tensors_among(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """Return the tensors among arguments, in pytree's order."""
+    return [value for value in pytree.tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+
+
+def arguments_of(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments with floating tensors, and integers that are no indices, of the model's dtype.
+
+    Raises:
+        InputError: for a tensor that cannot be run, or none at all.
+        UnsupportedModelError: for a model of several dtypes or devices, or of another one than float32 and float64.
+    """
+    dtype, device = kind_of(model)
+    indexed = any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in model.modules())
+    tensors = tensors_among(args, kwargs)
+    if not tensors:
+        raise InputError("the network was called without a tensor; give it what its model takes")
+    for x in tensors:
+        _check(x, device)
+
+    def converted(value: Any) -> Any:
+        if (
+            not isinstance(value, Tensor)
+            or value.dtype == torch.bool
+            or (indexed and not value.is_floating_point())
+        ):
+            return value
+        if value.is_inference() and not torch.is_inference_mode_enabled():
+            value = value.clone()
+        return value.to(dtype)
+
+    found: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map(converted, (args, kwargs))
+    return found
+
+
+def _check(x: Tensor, device: torch.device) -> None:
+    if x.layout != torch.strided or x.is_quantized or x.is_nested:
+        raise InputError(
+            f"x is a sparse, quantized or nested tensor ({x.layout}); pass a dense one: x.to_dense()"
+        )
+    if x.is_complex():
+        raise InputError(f"x has dtype {x.dtype}, which is neither floating nor integer; use x.float()")
+    if 0 in x.shape:
+        raise InputError(
+            f"x has shape {tuple(x.shape)}: nothing to run; give at least one timestep and sample"
+        )
+    if x.device != device:
+        raise InputError(f"x is on {x.device}, the model on {device}; use x.to({str(device)!r})")
+
+
+def kind_of(model: nn.Module) -> tuple[torch.dtype, torch.device]:
+    """Return the dtype and device of a model's parameters and buffers.
+
+    Raises:
+        UnsupportedModelError: unless they are one of float32 and float64, on one device.
+    """
+    held = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point() and t.numel()]
+    weights = (
+        [t for t in model.parameters() if t.is_floating_point() and t.dim()] or held or [torch.zeros(())]
+    )
+    kinds = {(tensor.dtype, tensor.device) for tensor in weights}
+    if len(kinds) != 1 or weights[0].dtype not in (torch.float32, torch.float64):
+        raise UnsupportedModelError(
+            f"the model's weights are {sorted(f'{d} on {v}' for d, v in kinds)}; engines run float32 or "
+            "float64 on one device: use model.float()"
+        )
+    return kinds.pop()
+
+
+class Observed:
+    """What a capture depends on besides values: the shapes of arguments, and every object that the model holds by name."""
+
+    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        self._given = (str(spec), *(_described(leaf) for leaf in leaves))
+        self._held = _objects(model)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Observed) or self._given != other._given:
+            return False
+        return len(self._held) == len(other._held) and all(
+            a is b or (isinstance(a, _PLAIN) and type(a) is type(b) and a == b)
+            for a, b in zip(self._held, other._held, strict=True)
+        )
+
+    def __hash__(self) -> int:
+        return hash(self._given)
+
+
+def _described(leaf: Any) -> object:
+    if isinstance(leaf, Tensor):
+        return (tuple(leaf.shape), leaf.dtype)
+    return leaf if isinstance(leaf, _PLAIN) else (type(leaf), id(leaf))
+
+
+def _objects(model: nn.Module) -> list[object]:
+    """Return what the modules hold, but for their states, and parameters and buffers, which are read in every run."""
+    found: list[object] = []
+    for module in model.modules():
+        states = held_between_calls(module)
+        held = vars(module)
+        found.append(module)
+        found += [value for name, value in held.items() if name not in states and not isinstance(value, list)]
+        found += held["_modules"].values()
+        found += held["_parameters"]
+        found += [hook for hooks in _HOOKS for hook in held.get(hooks, {}).values()]
+    return found

@@ -1,0 +1,150 @@
+"""A model for inputs of certain shapes: the graph that engines run, and what runs before and after it."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from snn_async.capture.arguments import tensors_among
+from snn_async.capture.assembling import Assembly
+from snn_async.capture.cells import Cell, cells_of
+from snn_async.capture.folded import Fold
+from snn_async.capture.expression import Values, run_node
+from snn_async.capture.kinds import Dependencies, Kind
+from snn_async.capture.over_time import over_time
+from snn_async.capture.program import Encoded, Program, Shown
+from snn_async.capture.recording import Recording, record, tensors_of
+from snn_async.capture.simplifying import simplify
+from snn_async.errors import SnnAsyncError, UnsupportedModelError
+from snn_async.frameworks.libraries import adapter_of, check_module
+from snn_async.graph import Graph
+
+
+class Captured:
+    """What a model computes for inputs of the shapes that it was captured with.
+
+    Attributes:
+        graph: the network of one timestep.
+        steps, samples: T and B.
+        shown: what `decode` needs of a run.
+        seconds: how long the capture took.
+    """
+
+    seconds: float
+
+    def __init__(self, model: nn.Module, fold: Fold, outside: bool) -> None:
+        values = _live_values(fold, tensors_of(model))
+        assembly = Assembly(fold, values)
+        self.graph: Graph = assembly.graph
+        self._program, self._outside = Program(fold, assembly), outside
+        self.steps, self.samples, self.shown = fold.steps, fold.samples, self._program.shown
+
+    def encode(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Encoded:
+        """Run what no neuron reaches, with the model's parameters as they are now."""
+        return self._program.encode(tensors_of(model), tensors_among(args, kwargs))
+
+    def decode(self, encoded: Encoded, shown: Mapping[Shown, Tensor]) -> Any:
+        """Return what the model returns, given what neurons sent and held, (T, B, size) in unit order each."""
+        return self._program.decode(encoded, shown)
+
+    def describe(self) -> str:
+        """Return how the model was understood, as text."""
+        how = "one timestep per call" if self._outside else "all timesteps in one call"
+        return f"{how}; captured for T = {self.steps}, B = {self.samples} in {self.seconds:.1f} s"
+
+
+def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Captured:
+    """Return what `model(*args, **kwargs)` computes; the model is left as it was.
+
+    Raises:
+        InputError, UnsupportedModelError: for what cannot be run event by event, with its place and the way out.
+    """
+    begun = time.perf_counter()
+    found = _capture(model, args, kwargs)
+    found.seconds = time.perf_counter() - begun
+    return found
+
+
+def _capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Captured:
+    check_model(model)
+    try:
+        recording = _record(model, args, kwargs, outside=False)
+        cells = cells_of(recording, Dependencies(recording))
+    except SnnAsyncError as error:
+        return _outside(model, args, kwargs, error)
+    if not cells:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has no spiking neurons of snnTorch or SpikingJelly in its forward"
+        )
+    if any(cell.sequence for cell in cells) or any(len(cell.calls) > 1 for cell in cells):
+        return _captured(model, recording, cells, outside=False)
+    return _outside(model, args, kwargs, None)
+
+
+def check_model(model: nn.Module) -> nn.Module:
+    """Return `model`, or raise UnsupportedModelError for a module that cannot be run whatever the input."""
+    if not isinstance(model, nn.Module):
+        raise UnsupportedModelError(f"the model is a {type(model).__name__}; pass a torch.nn.Module")
+    for path, module in model.named_modules():
+        check_module(path, module)
+        adapter: Any = adapter_of(module)
+        if adapter is not None and adapter.is_neuron(module):
+            adapter.check_class(path, module)
+    return model
+
+
+def _outside(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], error: SnnAsyncError | None
+) -> Captured:
+    """Capture a model whose forward is one timestep; `error` is what its own call with the whole sequence raised."""
+    try:
+        recording = _record(model, args, kwargs, outside=True)
+        cells = cells_of(recording, Dependencies(recording))
+    except SnnAsyncError as other:
+        raise (error or other) from other
+    return _captured(model, recording, cells, outside=True)
+
+
+def _captured(model: nn.Module, recording: Recording, cells: list[Cell], outside: bool) -> Captured:
+    _check_continued(cells)
+    fold = Fold(recording, Dependencies(recording), cells)
+    return Captured(model, fold, outside)
+
+
+def _check_continued(cells: list[Cell]) -> None:
+    """Raise UnsupportedModelError for neurons that are called again and again without going on with their states."""
+    if all(cell.sequence or len(cell.calls) == 1 for cell in cells):
+        paths = [cell.module for cell in cells]
+        again = next((cell for cell in cells if paths.count(cell.module) > 1), None)
+        if again is not None:
+            raise UnsupportedModelError(
+                f"{again.name!r} starts from rest in every timestep; let it keep its state (snnTorch: init_hidden=True, or "
+                "pass its states in and out of the forward; reset it before the time loop, not within)"
+            )
+
+
+def _record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outside: bool) -> Recording:
+    def call(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return over_time(model, *args, **kwargs) if outside else model(*args, **kwargs)
+
+    recording = record(model, call, (args, kwargs))
+    simplify(recording.graph)
+    return recording
+
+
+def _live_values(fold: Fold, tensors: dict[str, Tensor]) -> Values:
+    """Return the values, as they are now, of all nodes that follow from parameters alone."""
+    values: Values = {}
+    nodes = fold.recording.graph.nodes
+    values |= {n: tensors[name] for n, name in zip(nodes, fold.recording.parameters, strict=False)}
+    with torch.no_grad():
+        for node in nodes:
+            if fold.dependencies.kinds[node] != Kind.LIVE:
+                continue
+            if node.op == "get_attr":
+                values[node] = fold.recording.constants[node.target]
+            elif node.op == "call_function":
+                values[node] = run_node(node, values)
+    return values

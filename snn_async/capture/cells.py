@@ -1,0 +1,150 @@
+"""A recording's neuron calls as cells, each called once per timestep.
+
+A cell is a chain of calls of one neuron module, each with the states that the one before gave: one population.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from operator import getitem
+from typing import Any
+
+from torch import Tensor, nn
+from torch.fx import Node
+
+from snn_async.capture.kinds import Dependencies, Kind, name_of, value_of
+from snn_async.capture.recording import NEURON, Recording
+from snn_async.errors import UnsupportedModelError
+
+SAME = {
+    "detach",
+    "clone",
+    "alias",
+    "contiguous",
+    "view",
+    "reshape",
+    "lift_fresh_copy",
+    "expand",
+    "_to_copy",
+    "to",
+}
+
+
+@dataclass(eq=False)
+class Cell:
+    """One population's calls.
+
+    Attributes:
+        calls: one per timestep, or one of the whole sequence.
+        initial: the states that it starts with, None where the framework starts it from rest.
+        detached: whether states are detached between timesteps.
+    """
+
+    name: str
+    module: nn.Module
+    sequence: bool
+    calls: list[Node] = field(default_factory=list)
+    initial: list[Node] | None = None
+    detached: bool = False
+
+
+def cells_of(recording: Recording, dependencies: Dependencies) -> list[Cell]:
+    """Return the cells in the order of their first calls.
+
+    Raises:
+        UnsupportedModelError: for states that are computed between two calls, or settings that change between them.
+    """
+    cells: list[Cell] = []
+    of_call: dict[Node, Cell] = {}
+    taken: Counter[str] = Counter()
+    for node in recording.graph.nodes:
+        if node.target is not NEURON:
+            continue
+        call = recording.calls[node.args[2]]
+        cell = _continued(recording, dependencies, node, of_call)
+        if cell is None:
+            taken[call.path] += 1
+            base = call.path or type(call.module).__name__.lower()
+            name = base if taken[call.path] == 1 else f"{base} ({taken[call.path]})"
+            states = list(node.args[1])
+            cell = Cell(name, call.module, call.sequence, initial=states or None)
+            cells.append(cell)
+        else:
+            _check_settings(recording, cell, node)
+        cell.calls.append(node)
+        of_call[node] = cell
+    return cells
+
+
+def _continued(
+    recording: Recording, dependencies: Dependencies, node: Node, of_call: dict[Node, Cell]
+) -> Cell | None:
+    """Return the cell whose states a call goes on with, None if it starts anew."""
+    call = recording.calls[node.args[2]]
+    found: set[Node] = set()
+    for k, state in enumerate(node.args[1], 1):
+        source, detached = state, False
+        while source.target is not getitem and name_of(source) in SAME:
+            detached |= name_of(source) == "detach"
+            source = source.args[0]
+        if source.target is getitem and source.args[0] in of_call and source.args[1] in (0, k):
+            found.add(source.args[0])
+            of_call[source.args[0]].detached |= detached
+        elif dependencies.kinds[state] == Kind.CORE:
+            raise UnsupportedModelError(
+                f"{recording.place(node)}: {call.path!r} goes on with a state that is computed between two calls of it, "
+                f"at {recording.place(state)} ({name_of(source)}); pass the state on as the neuron returned it"
+            )
+    if len(found) > 1:
+        raise UnsupportedModelError(
+            f"{recording.place(node)}: {call.path!r} goes on with states of different calls; pass on those of one"
+        )
+    before = next(iter(found), None)
+    if before is None:
+        return None
+    cell = of_call[before]
+    if cell.calls[-1] is not before or cell.module is not call.module:
+        raise UnsupportedModelError(
+            f"{recording.place(node)}: {call.path!r} goes on with a state that another call went on with already; "
+            "give each call a state of its own"
+        )
+    return cell
+
+
+def _check_settings(recording: Recording, cell: Cell, node: Node) -> None:
+    first, now = (recording.calls[n.args[2]].settings for n in (cell.calls[0], node))
+    for name in first.keys() | now.keys():
+        if not _same_setting(first.get(name), now.get(name)):
+            raise UnsupportedModelError(
+                f"{recording.place(node)}: {name!r} of {cell.name!r} changes from one timestep to the next; every timestep "
+                "must be the same: give the neuron one value, or a learnable parameter"
+            )
+
+
+def _same_setting(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return a is b
+    return type(a) is type(b) and (a is b or a == b)
+
+
+def timesteps_of(cells: list[Cell]) -> int:
+    """Return T, the number of timesteps that every cell runs.
+
+    Raises:
+        UnsupportedModelError: if they are not the same for all.
+    """
+    for cell in cells:
+        if cell.sequence and len(cell.calls) > 1:
+            raise UnsupportedModelError(
+                f"{cell.name!r} is called with several sequences, one after another, and keeps its state; call it once"
+            )
+    counts = {
+        cell.name: int(value_of(cell.calls[0].args[0]).shape[0]) if cell.sequence else len(cell.calls)
+        for cell in cells
+    }
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name!r} {n} times" for name, n in counts.items())
+        raise UnsupportedModelError(
+            f"the neurons are not all called once in every timestep: {listed}. A neuron that is called twice in a timestep "
+            "needs a state of its own for each call (snnTorch: pass them, SpikingJelly: two modules)"
+        )
+    return next(iter(counts.values()))

@@ -1,0 +1,113 @@
+"""Parts of a recorded graph as functions of rows: one row for each sample in each timestep, independent of the others."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.fx.node import map_arg
+
+from snn_async.capture.kinds import SHAPE_ONLY, name_of, tensors_in, value_of
+from snn_async.errors import UnsupportedModelError
+
+Values = dict[Node, Any]
+
+
+def run_node(node: Node, values: Mapping[Node, Any]) -> Any:
+    """Return what a node's operator gives for the values of its operands."""
+    if name_of(node) == "batch_norm":  # whose running statistics take no gradient
+        args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
+        args = (*args[:3], *(None if value is None else value.detach() for value in args[3:5]), *args[5:])
+    elif name_of(node) in SHAPE_ONLY:
+        args, kwargs = map_arg((node.args, node.kwargs), lambda n: values[n] if n in values else _blank(n))
+    else:
+        args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not node.meta["no_grad"]):
+        return node.target(*args, **kwargs)
+
+
+def _blank(node: Node) -> Tensor:
+    """Return a tensor of a node's shape, of which nobody reads the values."""
+    value = value_of(node)
+    return torch.zeros((), dtype=value.dtype, device=value.device).expand(value.shape)
+
+
+class Expression:
+    """What leads from some nodes to another, as a function of rows.
+
+    Attributes:
+        sources: the nodes that it begins with; their rows are concatenated, each in torch's order.
+        lives: nodes whose values are given besides.
+        slots: rows that the recorded operators take at once: B, or T * B of a sequence.
+    """
+
+    def __init__(
+        self, node: Node, sources: Sequence[Node], leaves: Iterable[Node], slots: int, place: str
+    ) -> None:
+        self.node, self.sources, self.slots, self._place = node, tuple(sources), slots, place
+        self._shapes = [tuple(value_of(source).shape) for source in self.sources]
+        self.sizes = [self._per_row(math.prod(shape)) for shape in self._shapes]
+        self._rows_out = self._per_row(math.prod(value_of(node).shape))
+        ends, order, seen = {*leaves, *self.sources}, [], set()
+        lives: list[Node] = []
+
+        def visit(n: Node) -> None:
+            if n in seen:
+                return
+            seen.add(n)
+            if n in ends:
+                if n not in self.sources:
+                    lives.append(n)
+                return
+            for operand in tensors_in((n.args, n.kwargs)):
+                visit(operand)
+            order.append(n)
+
+        visit(node)
+        self._order, self.lives = order, tuple(lives)
+
+    def _per_row(self, count: int) -> int:
+        if count % self.slots:
+            raise UnsupportedModelError(
+                f"{self._place}: a tensor of {count} values between neurons is not of {self.slots} samples and timesteps "
+                "each by itself; keep the batch (and time) in front"
+            )
+        return count // self.slots
+
+    def __call__(self, rows: Tensor, values: Sequence[Tensor]) -> Tensor:
+        """Return (R, m) for rows (R, n), and the values of `lives`."""
+        given = dict(zip(self.lives, values, strict=True))
+        results = [self._block(block, given) for block in rows.split(self.slots)]
+        return torch.cat(results) if len(results) != 1 else results[0]
+
+    def _block(self, rows: Tensor, given: Values) -> Tensor:
+        count = len(rows)
+        if count < self.slots:
+            rows = torch.cat((rows, rows.new_zeros((self.slots - count, rows.shape[1]))))
+        env = dict(given)
+        for source, shape, part in zip(self.sources, self._shapes, rows.split(self.sizes, 1), strict=True):
+            env[source] = part.reshape(shape)
+        for node in self._order:
+            env[node] = run_node(node, env)
+        return env[self.node].reshape(self.slots, self._rows_out)[:count]
+
+    def check(self, values: Sequence[Tensor], like: Tensor) -> None:
+        """Raise UnsupportedModelError unless each row gives its own result, whatever the others are."""
+        if self.slots == 1:
+            return
+        generator = torch.Generator().manual_seed(0)
+        shape = (self.slots, sum(self.sizes))
+        one, other = (torch.randn(shape, generator=generator, dtype=torch.float64).to(like) for _ in range(2))
+        other[0] = one[-1]
+        with torch.no_grad():
+            expected, found = self(one, values)[-1], self(other, values)[0]
+        scale = 1 + float(expected.abs().max()) if expected.numel() else 1.0
+        tolerance = 1e-9 if like.dtype == torch.float64 else 1e-3
+        if not torch.allclose(expected, found, rtol=0, atol=tolerance * scale, equal_nan=True):
+            raise UnsupportedModelError(
+                f"{self._place}: what is computed there between neurons for one sample in one timestep depends on other "
+                "samples or timesteps; neurons that wait for nobody cannot know those. In BatchNorm use eval(), statistics "
+                "over time belong behind the last neuron"
+            )

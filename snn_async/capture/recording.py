@@ -1,0 +1,240 @@
+"""A model's forward, run once on fake tensors: every operator that it calls, as a graph, its neurons as opaque ones."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.func import functional_call
+from torch.fx import Graph, Node
+from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import _disable_current_modes
+
+from snn_async.errors import SnnAsyncError, UnsupportedModelError
+from snn_async.frameworks.calls import replaced, settings_of
+
+_LIBRARY = torch.library.Library("snn_async", "DEF")
+_LIBRARY.define("neuron(Tensor current, Tensor[] states, int call, int count) -> Tensor[]")
+
+
+def _like_current(current: Tensor, states: list[Tensor], call: int, count: int) -> list[Tensor]:
+    return [torch.empty_like(current) for _ in range(count)]
+
+
+_LIBRARY.impl("neuron", _like_current, "CompositeExplicitAutograd")
+NEURON = torch.ops.snn_async.neuron.default
+
+_FACTORIES = {torch.ones, torch.zeros, torch.arange, torch.full, torch.tensor}
+
+
+class Place(NamedTuple):
+    """Where an operator was called.
+
+    Attributes:
+        module: path of the innermost module, "" for the model itself.
+        line: "file:line" of the model's own code.
+    """
+
+    module: str
+    line: str
+
+    def __str__(self) -> str:
+        return f"{self.line} (in {self.module!r})" if self.module else self.line
+
+
+class Call(NamedTuple):
+    """One call of a neuron module.
+
+    Attributes:
+        sequence: whether it was given (T, B, ...) rather than (B, ...).
+        settings: what the module held when it was called, besides its states.
+    """
+
+    path: str
+    module: nn.Module
+    sequence: bool
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What a model's forward called for inputs of certain shapes.
+
+    Attributes:
+        graph: of torch operators and `NEURON`; its placeholders are `parameters`, then `inputs`.
+        parameters: names of parameters and buffers.
+        calls: of neurons, by the number that the operator `NEURON` has.
+        places: of the graph's nodes.
+        constants: tensors that the model holds besides parameters and buffers, by attribute of the graph's module.
+        result: what the model returned; tensors, in pytree's order, are the graph's outputs.
+    """
+
+    graph: Graph
+    parameters: tuple[str, ...]
+    calls: tuple[Call, ...]
+    places: dict[Node, Place]
+    constants: dict[str, Any]
+    result: Any
+
+    def place(self, node: Node) -> str:
+        """Return where a node was called, as messages say it."""
+        return str(self.places.get(node, "the model"))
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers by name; what is shared, once."""
+    return dict(model.named_parameters()) | dict(model.named_buffers())
+
+
+def record(model: nn.Module, call: Callable[..., Any], arguments: Any) -> Recording:
+    """Record `call(model, *arguments)`; the model is left as it was.
+
+    Args:
+        call: applies the model to its arguments.
+        arguments: (args, kwargs), of which tensors are inputs in the order in which pytree flattens them.
+
+    Raises:
+        UnsupportedModelError: if the forward fails, or depends on the values of tensors.
+    """
+    leaves, spec = pytree.tree_flatten(arguments)
+    inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    paths = {id(module): path for path, module in model.named_modules()}
+    calls: list[Call] = []
+    places: dict[Node, Place] = {}
+    results: list[Any] = []
+
+    def emit_for(path: str, module: nn.Module) -> Any:
+        def emit(
+            current: Tensor, states: tuple[Tensor, ...], sequence: bool, count: int
+        ) -> tuple[Tensor, tuple[Tensor, ...]]:
+            calls.append(Call(path, module, sequence, settings_of(module)))
+            spikes, *after = NEURON(current, list(states), len(calls) - 1, 1 + count)
+            return spikes, tuple(after)
+
+        return emit
+
+    def run(tensors: list[Tensor], given: list[Tensor]) -> list[Tensor]:
+        tensor = iter(given)
+        filled = [next(tensor) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        with _Watching(paths, places):
+            given_now = {f"model.{name}": value for name, value in zip(named, tensors, strict=True)}
+            result = functional_call(_Calling(model, call), given_now, pytree.tree_unflatten(filled, spec))
+        results.append(result)
+        return [value for value in pytree.tree_leaves(result) if isinstance(value, Tensor)]
+
+    with replaced(model, emit_for), torch.autocast(_device(inputs).type, enabled=False):
+        named = tensors_of(model)  # with states at rest
+        for part in model.modules():
+            if isinstance(part, _BatchNorm):
+                part.training = False  # it uses its running statistics (`Options.batch_norm`)
+        try:
+            module = make_fx(run, tracing_mode="fake", pre_dispatch=True, _allow_non_fake_inputs=True)(
+                list(named.values()), inputs
+            )
+        except SnnAsyncError:
+            raise
+        except Exception as error:
+            raise _failed(model, error) from error
+    _note_grad_mode(module.graph)
+    constants = {n.target: getattr(module, n.target) for n in module.graph.nodes if n.op == "get_attr"}
+    return Recording(module.graph, tuple(named), tuple(calls), places, constants, results[0])
+
+
+def _note_grad_mode(graph: Graph) -> None:
+    """Note which nodes run without gradient, in their `meta["no_grad"]`."""
+    enabled = True
+    for node in graph.nodes:
+        if node.target is torch._C._set_grad_enabled:
+            enabled = bool(node.args[0])
+        node.meta["no_grad"] = not enabled
+
+
+class _Calling(nn.Module):
+    """A way of calling a model, as a module, so that its parameters can be exchanged."""
+
+    def __init__(self, model: nn.Module, call: Callable[..., Any]) -> None:
+        super().__init__()
+        self.model, self._call = model, call
+
+    def forward(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        return self._call(self.model, *args, **kwargs)
+
+
+class _Watching(TorchFunctionMode):
+    """Notes where operators are called, and computes what depends on no input at once.
+
+    Integers that a model makes for itself (`torch.ones(n, dtype=int).tolist()`) are numbers to it, not data.
+    """
+
+    def __init__(self, paths: dict[int, str], places: dict[Node, Place]) -> None:
+        self._paths, self._places, self._last = paths, places, None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        given = [value for value in pytree.tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        if not any(isinstance(value, FakeTensor) for value in given):
+            if given or func in _FACTORIES:
+                with _disable_current_modes():
+                    result = func(*args, **kwargs)
+                if given or not result.is_floating_point():
+                    return result
+        result = func(*args, **kwargs)
+        self._note()
+        return result
+
+    def _note(self) -> None:
+        mode = get_proxy_mode()
+        if mode is None:
+            return
+        place = None
+        for node in reversed(mode.tracer.graph.nodes):
+            if node is self._last:
+                break
+            place = place or self._place()
+            self._places.setdefault(node, place)
+        self._last = next(iter(reversed(mode.tracer.graph.nodes)))
+
+    def _place(self) -> Place:
+        frame, path = sys._getframe(2), None
+        while frame is not None:
+            own = frame.f_locals.get("self")
+            if path is None and id(own) in self._paths:
+                path = self._paths[id(own)]
+            name = frame.f_code.co_filename
+            if path is not None and "/torch/" not in name and "/snn_async/capture/" not in name:
+                return Place(path, f"{name.rsplit('/', 1)[-1]}:{frame.f_lineno}")
+            frame = frame.f_back
+        return Place(path or "", "the model")
+
+
+def _device(inputs: Sequence[Tensor]) -> torch.device:
+    return inputs[0].device if inputs else torch.device("cpu")
+
+
+def _failed(model: nn.Module, error: Exception) -> UnsupportedModelError:
+    line = _own_line(error)
+    text = str(error).splitlines()[0] if str(error) else ""
+    if type(error).__name__ in ("GuardOnDataDependentSymNode", "DataDependentOutputException"):
+        return UnsupportedModelError(
+            f"{line}: the forward of {type(model).__name__} needs the values of a tensor (a branch on spikes, `.item()`, indexing by a mask); "
+            "what is run event by event must not depend on values that are not there yet: use torch.where or a product instead"
+        )
+    return UnsupportedModelError(
+        f"{line}: {type(model).__name__} fails on this input: {type(error).__name__}: {text}"
+    )
+
+
+def _own_line(error: BaseException) -> str:
+    trace, found = error.__traceback__, "the model"
+    while trace is not None:
+        name = trace.tb_frame.f_code.co_filename
+        if "/torch/" not in name and "/snn_async/" not in name:
+            found = f"{name.rsplit('/', 1)[-1]}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return found
