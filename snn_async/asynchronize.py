@@ -31,11 +31,11 @@ def asynchronize(
     first neuron and readouts behind the last one. `net.describe()` shows how it was understood.
 
     Args:
-        model: an snnTorch or SpikingJelly model. Its forward runs all timesteps, in a loop or as an axis in front of its
-            neurons, or one timestep per call.
+        model: an snnTorch or SpikingJelly model. Its forward runs all timesteps, in a loop or as an axis in front of
+            its neurons, or one timestep per call.
         example_inputs: what the network will be called with (a tensor, a sequence of arguments, or a mapping of keyword
             arguments), so that everything that can be refused is refused now; if None, at the first call.
-        input_shape: of one sample in one timestep, such as (2, 34, 34): for example inputs of T = 2 timesteps of 1 sample.
+        input_shape: of one sample in one timestep, such as (2, 34, 34): for example inputs of T = 2, B = 1.
         backend: "numba", "torch", "reference", or "auto": numba where it can run the graph, else torch (`net.backend`
             says which it chose); or an object with the interface of `snn_async.engines.contract.Engine`.
         seed: of the schedule in evaluation; in training it comes from torch's generator.

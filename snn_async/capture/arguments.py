@@ -85,7 +85,7 @@ def kind_of(model: nn.Module) -> tuple[torch.dtype, torch.device]:
 
 
 class Observed:
-    """What a capture depends on besides values: the shapes of arguments, and every object that the model holds by name."""
+    """What a capture depends on besides values: shapes of arguments, and every object that the model holds by name."""
 
     def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         leaves, spec = pytree.tree_flatten((args, kwargs))

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from snn_async.capture.cells import Cell
-from snn_async.capture.folded import Fold
+from snn_async.capture.folding import Fold
 from snn_async.capture.kinds import Kind, is_dropout, tensors_in, value_of
 from snn_async.capture.linking import Linker, Lives, Segment
 from snn_async.capture.operators import ADDITIONS, MAXIMA, MOVES, RESHAPES, data_of, is_linear, plain_name
@@ -48,7 +48,7 @@ class Assembly:
         graph: the network.
         inputs: encoded values that enter it, one after another, with their names.
         memories: of the last inputs, how they are carried on.
-        gains: nodes of masks and the grids that they act on, in the order of `Projection.source_gain` and `target_gain`.
+        gains: nodes of masks and the grids that they act on, by the number that projections call them.
         lives: nodes of parameters that are read in every run.
     """
 
@@ -150,8 +150,8 @@ class Assembly:
             if not self._is_leaf(n):
                 if is_dropout(n):
                     raise UnsupportedModelError(
-                        f"{self._recording.place(n)}: a dropout on a value that is carried from one timestep to the next; call "
-                        "model.eval(), or put the dropout on spikes"
+                        f"{self._recording.place(n)}: a dropout on a value that is carried over to the next timestep; "
+                        "call model.eval(), or put the dropout on spikes"
                     )
                 stack += reversed(self._data(n))
             elif self._fold.dependencies.kinds[n] != Kind.LIVE:
@@ -222,10 +222,10 @@ class Assembly:
             return [term.through(Link(node, data[0])) for term in self._terms_of(data[0])]
         if name in MAXIMA:
             return [self._largest(node, data[0])]
-        if name in ("detach",):
+        if name == "detach":
             raise UnsupportedModelError(
-                f"{self._recording.place(node)}: a detach between neurons cuts the gradient of events; detach states or "
-                "the result instead"
+                f"{self._recording.place(node)}: a detach between neurons cuts the gradient of events; detach "
+                "states or the result instead"
             )
         if not self._is_linear(node, data):
             return [self._waiting(node)]
@@ -271,13 +271,13 @@ class Assembly:
     def _from_cell(self, node: Node, cell: Cell, ago: int, what: int) -> Term:
         if what:
             raise UnsupportedModelError(
-                f"{self._recording.place(node)}: a potential of {cell.name!r} reaches another neuron; it changes with every "
-                "event and is not sent. Send spikes, or put what needs the potential behind the last neuron"
+                f"{self._recording.place(node)}: a potential of {cell.name!r} reaches another neuron; it changes with "
+                "every event and is not sent. Send spikes, or put what needs the potential behind the last neuron"
             )
         if ago not in (0, 1):
             raise UnsupportedModelError(
-                f"{self._recording.place(node)}: spikes of {cell.name!r} are taken {ago} timesteps later; only those of this "
-                "timestep and the last one can be delivered"
+                f"{self._recording.place(node)}: spikes of {cell.name!r} are taken {ago} timesteps later; only those "
+                "of this timestep and the last one can be delivered"
             )
         return Term(cell.name, node, self._grids[cell.name], ago == 1, ())
 
@@ -505,7 +505,7 @@ def _complement(node: Node) -> Node | None:
     """Return x of 1 - x, None for anything else."""
     name, args = plain_name(node), node.args
     if name == "rsub" and args[1] == 1 and not node.kwargs:
-        return args[0]  # type: ignore[return-value]
+        return args[0]
     if name in ("sub", "subtract") and args[0] == 1:
-        return args[1]  # type: ignore[return-value]
+        return args[1]
     return None

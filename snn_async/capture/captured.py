@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from snn_async.capture.arguments import tensors_among
 from snn_async.capture.assembling import Assembly
 from snn_async.capture.cells import Cell, cells_of
-from snn_async.capture.folded import Fold
 from snn_async.capture.expression import Values, run_node
-from snn_async.capture.kinds import Dependencies, Kind
+from snn_async.capture.folding import Fold
+from snn_async.capture.kinds import Dependencies, Kind, storage_of
 from snn_async.capture.over_time import over_time
 from snn_async.capture.program import Encoded, Program, Shown
 from snn_async.capture.recording import Recording, record, tensors_of
@@ -109,7 +109,9 @@ def _outside(
 
 def _captured(model: nn.Module, recording: Recording, cells: list[Cell], outside: bool) -> Captured:
     _check_continued(cells)
-    fold = Fold(recording, Dependencies(recording), cells)
+    dependencies = Dependencies(recording)
+    _check_written(recording, dependencies)
+    fold = Fold(recording, dependencies, cells)
     return Captured(model, fold, outside)
 
 
@@ -120,9 +122,20 @@ def _check_continued(cells: list[Cell]) -> None:
         again = next((cell for cell in cells if paths.count(cell.module) > 1), None)
         if again is not None:
             raise UnsupportedModelError(
-                f"{again.name!r} starts from rest in every timestep; let it keep its state (snnTorch: init_hidden=True, or "
-                "pass its states in and out of the forward; reset it before the time loop, not within)"
+                f"{again.name!r} starts from rest in every timestep; let it keep its state (snnTorch: init_hidden, "
+                "or pass its states in and out of the forward; reset it before the time loop, not within)"
             )
+
+
+def _check_written(recording: Recording, dependencies: Dependencies) -> None:
+    """Raise UnsupportedModelError for parameters and buffers that the forward changes by what it computes from data."""
+    for node, name in zip(recording.graph.nodes, recording.parameters, strict=False):
+        for writer in dependencies.writers.get(storage_of(node), ()):
+            if dependencies.kinds[writer] != Kind.LIVE:
+                raise UnsupportedModelError(
+                    f"{recording.place(writer)}: the forward changes {name!r} by what it computes, which would be "
+                    "lost here; call model.eval() if it is a statistic, or return the value instead"
+                )
 
 
 def _record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outside: bool) -> Recording:
@@ -138,7 +151,11 @@ def _live_values(fold: Fold, tensors: dict[str, Tensor]) -> Values:
     """Return the values, as they are now, of all nodes that follow from parameters alone."""
     values: Values = {}
     nodes = fold.recording.graph.nodes
-    values |= {n: tensors[name] for n, name in zip(nodes, fold.recording.parameters, strict=False)}
+    named = zip(nodes, fold.recording.parameters, strict=False)
+    values |= {  # copies of buffers, which a forward may change
+        n: tensors[name] if isinstance(tensors[name], nn.Parameter) else tensors[name].clone()
+        for n, name in named
+    }
     with torch.no_grad():
         for node in nodes:
             if fold.dependencies.kinds[node] != Kind.LIVE:

@@ -91,8 +91,8 @@ def _continued(
             of_call[source.args[0]].detached |= detached
         elif dependencies.kinds[state] == Kind.CORE:
             raise UnsupportedModelError(
-                f"{recording.place(node)}: {call.path!r} goes on with a state that is computed between two calls of it, "
-                f"at {recording.place(state)} ({name_of(source)}); pass the state on as the neuron returned it"
+                f"{recording.place(node)}: {call.path!r} goes on with a state that is computed between two calls of "
+                f"it, at {recording.place(state)} ({name_of(source)}); pass the state on as the neuron returned it"
             )
     if len(found) > 1:
         raise UnsupportedModelError(
@@ -115,8 +115,8 @@ def _check_settings(recording: Recording, cell: Cell, node: Node) -> None:
     for name in first.keys() | now.keys():
         if not _same_setting(first.get(name), now.get(name)):
             raise UnsupportedModelError(
-                f"{recording.place(node)}: {name!r} of {cell.name!r} changes from one timestep to the next; every timestep "
-                "must be the same: give the neuron one value, or a learnable parameter"
+                f"{recording.place(node)}: {name!r} of {cell.name!r} changes from one timestep to the next; every "
+                "timestep must be the same: give the neuron one value, or a learnable parameter"
             )
 
 
@@ -144,7 +144,7 @@ def timesteps_of(cells: list[Cell]) -> int:
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name!r} {n} times" for name, n in counts.items())
         raise UnsupportedModelError(
-            f"the neurons are not all called once in every timestep: {listed}. A neuron that is called twice in a timestep "
-            "needs a state of its own for each call (snnTorch: pass them, SpikingJelly: two modules)"
+            f"the neurons are not all called once in every timestep: {listed}. A neuron that is called twice in a "
+            "timestep needs a state of its own for each call (snnTorch: pass them, SpikingJelly: two modules)"
         )
     return next(iter(counts.values()))

@@ -1,4 +1,4 @@
-"""Parts of a recorded graph as functions of rows: one row for each sample in each timestep, independent of the others."""
+"""Parts of a recorded graph as functions of rows, one for each sample in each timestep, independent of the others."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -71,8 +71,8 @@ class Expression:
     def _per_row(self, count: int) -> int:
         if count % self.slots:
             raise UnsupportedModelError(
-                f"{self._place}: a tensor of {count} values between neurons is not of {self.slots} samples and timesteps "
-                "each by itself; keep the batch (and time) in front"
+                f"{self._place}: a tensor of {count} values between neurons is not of {self.slots} samples and "
+                "timesteps each by itself; keep the batch (and time) in front"
             )
         return count // self.slots
 
@@ -107,7 +107,7 @@ class Expression:
         tolerance = 1e-9 if like.dtype == torch.float64 else 1e-3
         if not torch.allclose(expected, found, rtol=0, atol=tolerance * scale, equal_nan=True):
             raise UnsupportedModelError(
-                f"{self._place}: what is computed there between neurons for one sample in one timestep depends on other "
-                "samples or timesteps; neurons that wait for nobody cannot know those. In BatchNorm use eval(), statistics "
-                "over time belong behind the last neuron"
+                f"{self._place}: what is computed there between neurons for one sample in one timestep depends on "
+                "other samples or timesteps; neurons that wait for nobody cannot know those. In BatchNorm use eval(), "
+                "statistics over time belong behind the last neuron"
             )

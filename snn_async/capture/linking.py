@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from snn_async.capture.expression import Expression
-from snn_async.capture.folded import Fold
+from snn_async.capture.folding import Fold
 from snn_async.capture.kinds import Kind, is_dropout, shape_of, tensors_in
 from snn_async.capture.operators import ADDITIONS, RESHAPES, plain_name
 from snn_async.capture.wires import Link, Wires, synapses_of, wires_of
@@ -174,14 +174,14 @@ class Linker:
         data, weight = (node.args[1], node.args[2]) if name == "addmm" else (node.args[0], node.args[1])
         if data is not link.operand or not isinstance(weight, Node) or len(shape_of(weight)) != 2:
             return False
-        if name == "addmm" and (node.kwargs or not self._is_per_row(node.args[0], node)):  # type: ignore[arg-type]
+        if name == "addmm" and (node.kwargs or not self._is_per_row(node.args[0], node)):
             return False
         return shape_of(data)[-1] == self._size(data)
 
     def _is_convolution(self, node: Node) -> bool:
         if plain_name(node) not in ("conv1d", "conv2d") or not isinstance(node.args[1], Node):
             return False
-        return self._rows_first(node.args[0]) and self._is_live(tensors_in(node.args[1:]))  # type: ignore[arg-type]
+        return self._rows_first(node.args[0]) and self._is_live(tensors_in(node.args[1:]))
 
     def crosses(self, link: Link) -> bool:
         """Return whether a link takes one timestep of all, or stacks them."""
@@ -225,7 +225,7 @@ class Linker:
         for piece in pieces:
             node = piece.link.node
             other = node.args[1] if node.args[0] is piece.link.operand else node.args[0]
-            factor = float(node.kwargs.get("alpha", 1))  # type: ignore[arg-type]
+            factor = float(node.kwargs.get("alpha", 1))
             factor *= -1 if plain_name(node) in ("sub", "subtract") else 1
             parts.append(self._spread(other, node, factor))
         return Derived(lambda *values: torch.stack(torch.broadcast_tensors(*values)).sum(0), tuple(parts))
@@ -283,7 +283,7 @@ class Linker:
     def _norm(self, node: Node) -> Normalization:
         weight, bias, mean, var = (self.lives(n) if isinstance(n, Node) else None for n in node.args[1:5])
         assert mean is not None and var is not None
-        return Normalization(weight, bias, mean, var, float(node.args[7]))  # type: ignore[arg-type]
+        return Normalization(weight, bias, mean, var, float(node.args[7]))
 
     def _dense(self, grid: Grid, pieces: list[Piece]) -> Synapses | None:
         weight: Live | None = None
@@ -327,15 +327,15 @@ class Linker:
         name = plain_name(node)
         if name == "linear":
             bias = node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
-            return self.lives(node.args[1]), self.lives(bias) if isinstance(bias, Node) else None  # type: ignore[arg-type]
+            return self.lives(node.args[1]), self.lives(bias) if isinstance(bias, Node) else None
         if name == "addmm":
             added = self._spread(node.args[0], node, 1.0)
-            return Derived(torch.t, (self.lives(node.args[2]),)), added  # type: ignore[arg-type]
-        return Derived(torch.t, (self.lives(node.args[1]),)), None  # type: ignore[arg-type]
+            return Derived(torch.t, (self.lives(node.args[2]),)), added
+        return Derived(torch.t, (self.lives(node.args[1]),)), None
 
     def _convolution(self, grid: Grid, pieces: list[Piece]) -> Synapses | None:
         node = pieces[0].link.node
-        shape = shape_of(node.args[0])  # type: ignore[arg-type]
+        shape = shape_of(node.args[0])
         if grid_of(shape[1:]) != grid:
             return None
         named = dict(
@@ -346,19 +346,19 @@ class Linker:
             )
         )
         named |= node.kwargs
-        weight_shape = shape_of(named["weight"])  # type: ignore[arg-type]
+        weight_shape = shape_of(named["weight"])
         dims = len(weight_shape) - 2
         dilation = _pair(named.get("dilation", 1), dims, 1)
         kernel = _pair(list(weight_shape[2:]), dims, 1)
         bias = named.get("bias")
         return Convolution(
-            weight=self.lives(named["weight"]),  # type: ignore[arg-type]
+            weight=self.lives(named["weight"]),
             bias=self.lives(bias) if isinstance(bias, Node) else None,
             source=grid,
             stride=_pair(named.get("stride", 1), dims, 1),
             padding=_padding(named.get("padding", 0), dims, kernel, dilation),
             dilation=dilation,
-            groups=int(named.get("groups", 1)),  # type: ignore[arg-type]
+            groups=int(named.get("groups", 1)),
             weight_shape=weight_shape,
             norm=self._norm(pieces[1].link.node) if len(pieces) > 1 else None,
         )

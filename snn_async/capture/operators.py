@@ -136,14 +136,12 @@ def is_linear(node: Node, dependencies: Dependencies) -> bool:
         return len(data) == 1
     if name == "batch_norm":
         return data == operands[:1] and node.args[5] is False
-    if name in ("dropout", "feature_dropout"):
-        return True
-    return False
+    return name in ("dropout", "feature_dropout")
 
 
 def carries_weights(node: Node, dependencies: Dependencies) -> bool:
-    """Return whether an encoded value is a linear function of others with weights in it, so that its events are theirs."""
-    stack, found = [node], False
+    """Return whether an encoded value is a linear function of others with weights in it: their events are its."""
+    stack = [node]
     seen: set[Node] = set()
     while stack:
         node = stack.pop()
@@ -155,7 +153,7 @@ def carries_weights(node: Node, dependencies: Dependencies) -> bool:
         if plain_name(node) in WEIGHTED:
             return True
         stack += data_of(node, dependencies)
-    return found
+    return False
 
 
 def _passes(node: Node, dependencies: Dependencies) -> bool:

@@ -25,8 +25,8 @@ def over_time(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
     lengths = {len(value) if value.dim() else 0 for value in tensors}
     if len(lengths) != 1 or lengths == {0}:
         raise InputError(
-            f"the forward of {type(model).__name__} is one timestep, so every tensor that it is given must have time in "
-            f"front; they have {sorted(lengths)} timesteps"
+            f"the forward of {type(model).__name__} is one timestep, so every tensor that it is given must have time "
+            f"in front; they have {sorted(lengths)} timesteps"
         )
     required, optional = _states(model, args, kwargs)
     results: list[Any] = []

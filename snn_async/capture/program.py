@@ -14,8 +14,8 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from snn_async.capture.assembling import Assembly
-from snn_async.capture.folded import Fold
 from snn_async.capture.expression import Values, run_node
+from snn_async.capture.folding import Fold
 from snn_async.capture.kinds import Kind, is_dropout, shape_of, storage_of
 from snn_async.capture.recording import NEURON
 from snn_async.capture.remembering import Memories

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -178,12 +179,11 @@ class _Watching(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         given = [value for value in pytree.tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
-        if not any(isinstance(value, FakeTensor) for value in given):
-            if given or func in _FACTORIES:
-                with _disable_current_modes():
-                    result = func(*args, **kwargs)
-                if given or not result.is_floating_point():
-                    return result
+        if not any(isinstance(value, FakeTensor) for value in given) and (given or func in _FACTORIES):
+            with _disable_current_modes():
+                result = func(*args, **kwargs)
+            if given or not result.is_floating_point():
+                return result
         result = func(*args, **kwargs)
         self._note()
         return result
@@ -201,7 +201,8 @@ class _Watching(TorchFunctionMode):
         self._last = next(iter(reversed(mode.tracer.graph.nodes)))
 
     def _place(self) -> Place:
-        frame, path = sys._getframe(2), None
+        frame: FrameType | None = sys._getframe(2)
+        path = None
         while frame is not None:
             own = frame.f_locals.get("self")
             if path is None and id(own) in self._paths:
@@ -222,8 +223,8 @@ def _failed(model: nn.Module, error: Exception) -> UnsupportedModelError:
     text = str(error).splitlines()[0] if str(error) else ""
     if type(error).__name__ in ("GuardOnDataDependentSymNode", "DataDependentOutputException"):
         return UnsupportedModelError(
-            f"{line}: the forward of {type(model).__name__} needs the values of a tensor (a branch on spikes, `.item()`, indexing by a mask); "
-            "what is run event by event must not depend on values that are not there yet: use torch.where or a product instead"
+            f"{line}: the forward of {type(model).__name__} needs the values of a tensor there (a branch on spikes, "
+            "`.item()`, indexing by a mask), and what runs event by event has none yet: use torch.where or a product"
         )
     return UnsupportedModelError(
         f"{line}: {type(model).__name__} fails on this input: {type(error).__name__}: {text}"

@@ -23,8 +23,8 @@ def simplify(graph: Graph) -> None:
         if written is None:
             continue
         place = _place(written)
-        if name_of(node) == "copy_" and place is not None and shape_of(written) == shape_of(node.args[1]):  # type: ignore[arg-type]
-            filled[place] = node.args[1]  # type: ignore[assignment]
+        if name_of(node) == "copy_" and place is not None and shape_of(written) == shape_of(node.args[1]):
+            filled[place] = node.args[1]
         else:
             others.add(storage_of(written))
 
@@ -52,7 +52,7 @@ def _stacked(node: Node) -> Node | None:
     parts: Any = stack.args[0]
     ndim = len(shape_of(stack))
     along = stack.args[1] if len(stack.args) > 1 else 0
-    return parts[index] if dim % ndim == along % ndim else None  # type: ignore[operator]
+    return parts[index] if dim % ndim == along % ndim else None
 
 
 def _filled(
@@ -68,4 +68,4 @@ def _place(node: Node) -> tuple[int, tuple[int, ...], int, int] | None:
     if name_of(node) != "select":
         return None
     base, dim, index = node.args[:3]
-    return storage_of(base), shape_of(base), int(dim), int(index)  # type: ignore[arg-type]
+    return storage_of(base), shape_of(base), int(dim), int(index)

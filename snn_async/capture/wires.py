@@ -1,4 +1,4 @@
-"""Operators without weights as fixed synapses: where each value goes, found by running them on the places themselves."""
+"""Operators without weights as fixed synapses: where each value goes, found by running them on the places."""
 
 import math
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ _MOST_PROBED = 1 << 22  # entries of a map that is found by giving one value aft
 
 
 class Link(NamedTuple):
-    """One operator on the way from a source to a target; `through` takes the one among several results, if there are."""
+    """One operator on the way from a source to a target; of several results, that of `through` is taken."""
 
     node: Node
     operand: Node
@@ -44,17 +44,17 @@ class Wires(NamedTuple):
 
     def then(self, after: "Wires") -> "Wires":
         """Return this map followed by another."""
-        matrix = torch.sparse.mm(after._sparse(), self._sparse()).coalesce()
-        to, of = matrix.indices().numpy()
-        value = matrix.values().numpy()
+        order = np.argsort(after.of, kind="stable")
+        counts = np.bincount(after.of, minlength=after.sources)
+        first, each = (np.cumsum(counts) - counts)[self.to], counts[self.to]
+        mine = np.repeat(np.arange(len(self.to)), each)
+        nth = np.arange(len(mine)) - np.repeat(np.cumsum(each) - each, each)
+        its = order[first[mine] + nth]
+        ways, way = np.unique(self.of[mine] * after.targets + after.to[its], return_inverse=True)
+        value = np.bincount(way, self.value[mine] * after.value[its], len(ways))
         kept = value != 0
-        return Wires(self.sources, after.targets, of[kept], to[kept], value[kept])
-
-    def _sparse(self) -> Tensor:
-        places = torch.from_numpy(np.stack((self.to, self.of)))
-        return torch.sparse_coo_tensor(
-            places, torch.from_numpy(self.value), (self.targets, self.sources)
-        ).coalesce()
+        of, to = np.divmod(ways[kept], after.targets)
+        return Wires(self.sources, after.targets, of, to, value[kept])
 
     @property
     def selects(self) -> bool:
@@ -158,7 +158,7 @@ def _probed(link: Link, slots: int, size: int, result: int, values: Mapping[Node
 
 def max_windows(node: Node, slots: int) -> Windows | None:
     """Return the windows of a max pooling in one or two dimensions of rows (C, L) or (C, H, W), None for any other."""
-    shape = shape_of(node.args[0])  # type: ignore[arg-type]
+    shape = shape_of(node.args[0])
     name = plain_name(node)
     if len(shape) != {"1": 3, "2": 4}.get(name[-2]) or shape[0] != slots:
         return None
@@ -184,7 +184,7 @@ def average_windows(node: Node, slots: int) -> tuple[Windows, NDArray[np.float64
     name = plain_name(node)
     if name not in ("avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d"):
         return None
-    shape = shape_of(node.args[0])  # type: ignore[arg-type]
+    shape = shape_of(node.args[0])
     if len(shape) != {"1": 3, "2": 4}[name[-2]] or shape[0] != slots:
         return None
     height, width = (1, *shape[2:])[-2:]

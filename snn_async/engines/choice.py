@@ -16,9 +16,7 @@ def check_backend(backend: object) -> None:
         raise OptionError(f"backend={backend!r} is unknown; choose one of {list(BACKENDS)}")
 
 
-def choose_engine(
-    backend: str | Engine, graph: Graph, execution: Execution, device: torch.device
-) -> Engine:
+def choose_engine(backend: str | Engine, graph: Graph, execution: Execution, device: torch.device) -> Engine:
     """Return the engine called `backend`; "auto" takes "numba" where it can run the graph, else "torch".
 
     So "torch" gets a model on another device than the CPU, other functions as synapses or between neurons, neurons

@@ -148,7 +148,6 @@ class Graph:
         """The source model's modules that are neurons, each with the name of its population."""
         return tuple((p.name, p.neuron.module) for p in self.populations)
 
-
     def describe(self) -> str:
         """Return the graph as lines of text: populations, junctions, projections, neuron models."""
         return describe(self)

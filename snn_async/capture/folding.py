@@ -58,7 +58,7 @@ class Fold:
         self.recording, self.dependencies, self.cells = recording, dependencies, cells
         self.steps = timesteps_of(cells)
         self.last = self.steps - 1
-        shape = shape_of(cells[0].calls[0].args[0])  # type: ignore[arg-type]
+        shape = shape_of(cells[0].calls[0].args[0])
         self.samples = shape[1] if cells[0].sequence else shape[0]
         self.where = {call: (cell, t) for cell in cells for t, call in enumerate(cell.calls)}
         self.memories: dict[Node, Node] = {}
@@ -83,7 +83,7 @@ class Fold:
         for t in self._earlier():
             for cell in self.cells:
                 if not cell.sequence:
-                    found = self._compare(cell, cell.calls[t].args[0], t, self.current(cell))  # type: ignore[arg-type]
+                    found = self._compare(cell, cell.calls[t].args[0], t, self.current(cell))
                     if found is not None:
                         return found
         for before, after in self.memories.items():
@@ -96,7 +96,7 @@ class Fold:
 
     def current(self, cell: Cell) -> Node:
         """Return what a cell gets."""
-        return cell.calls[-1].args[0]  # type: ignore[return-value]
+        return cell.calls[-1].args[0]
 
     def slots(self, node: Node) -> int:
         """Return how many rows a node of the core holds, one for each sample in each of its timesteps."""
@@ -115,8 +115,8 @@ class Fold:
             return shape[1:] or (1,)
         if math.prod(shape) % slots:
             raise UnsupportedModelError(
-                f"{self.recording.place(node)}: a tensor of shape {shape} between neurons does not hold {slots} samples and "
-                "timesteps each by itself; keep the batch (and time) in front"
+                f"{self.recording.place(node)}: a tensor of shape {shape} between neurons does not hold {slots} "
+                "samples and timesteps each by itself; keep the batch (and time) in front"
             )
         return (math.prod(shape) // slots,)
 
@@ -124,8 +124,8 @@ class Fold:
         """Return what a node is that a cell gave, if it is."""
         if node.target is not getitem or node.args[0] not in self.where:
             return None
-        cell, at = self.where[node.args[0]]  # type: ignore[index]
-        return Sent(cell, 0 if time is None else time - at, int(node.args[1]))  # type: ignore[arg-type, call-overload]
+        cell, at = self.where[node.args[0]]
+        return Sent(cell, 0 if time is None else time - at, int(node.args[1]))
 
     def is_leaf(self, node: Node, time: Time) -> bool:
         """Return whether the core begins at a node: what cells send, encoded values, parameters."""
@@ -140,22 +140,22 @@ class Fold:
         if time is not None:
             if name == "select" and args[1] == 0 and args[2] == time:
                 return self._sequence(args[0])
-            if node.target is getitem and args[1] == time and name_of(args[0]) == "unbind":  # type: ignore[arg-type]
-                source, *dim = args[0].args  # type: ignore[union-attr]
+            if node.target is getitem and args[1] == time and name_of(args[0]) == "unbind":
+                source, *dim = args[0].args
                 return self._sequence(source) if dim in ([], [0]) else None
             return None
         if (
             name not in ("stack", "cat", "concat")
             or (args[1:] and args[1] != 0)
             or len(args[0]) != self.steps
-        ):  # type: ignore[arg-type]
+        ):
             return None
-        parts = list(args[0])  # type: ignore[arg-type]
+        parts = list(args[0])
         if name != "stack":
-            if any(plain_name(part) != "unsqueeze" or part.args[1] != 0 for part in parts):  # type: ignore[arg-type, union-attr]
+            if any(plain_name(part) != "unsqueeze" or part.args[1] != 0 for part in parts):
                 return None
-            return parts[-1].args[0], self.last  # type: ignore[union-attr, return-value]
-        return parts[-1], self.last  # type: ignore[return-value]
+            return parts[-1].args[0], self.last
+        return parts[-1], self.last
 
     def _sequence(self, node: Any) -> tuple[Node, Time] | None:
         """Return a node of the core that holds all timesteps, None for any other."""
@@ -164,7 +164,7 @@ class Fold:
 
     def _parts(self, node: Node) -> list[Node]:
         """Return what a stack is made of, timestep by timestep."""
-        parts: Any = list(node.args[0])  # type: ignore[arg-type]
+        parts: Any = list(node.args[0])
         return parts if plain_name(node) == "stack" else [part.args[0] for part in parts]
 
     # -- walking ---------------------------------------------------------------------------------------
@@ -284,7 +284,7 @@ class Fold:
 
     def _is_rest(self, node: Node) -> bool:
         while name_of(node) in SAME and node.args:
-            node = node.args[0]  # type: ignore[assignment]
+            node = node.args[0]
         filled = name_of(node) in ("full", "full_like", "new_full") and node.args[-1] == 0
         return name_of(node) in ZEROS or filled
 
