@@ -1,7 +1,9 @@
 """A model's forward, run once on fake tensors: every operator that it calls, as a graph, its neurons as opaque ones."""
 
+import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NamedTuple
@@ -129,7 +131,7 @@ def record(model: nn.Module, call: Callable[..., Any], arguments: Any) -> Record
         results.append(result)
         return [value for value in pytree.tree_leaves(result) if isinstance(value, Tensor)]
 
-    with replaced(model, emit_for), torch.autocast(_device(inputs).type, enabled=False):
+    with replaced(model, emit_for), _quiet(), torch.autocast(_device(inputs).type, enabled=False):
         named = tensors_of(model)  # with states at rest
         for part in model.modules():
             if isinstance(part, _BatchNorm):
@@ -145,6 +147,17 @@ def record(model: nn.Module, call: Callable[..., Any], arguments: Any) -> Record
     _note_grad_mode(module.graph)
     constants = {n.target: getattr(module, n.target) for n in module.graph.nodes if n.op == "get_attr"}
     return Recording(module.graph, tuple(named), tuple(calls), places, constants, results[0])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch from logging operators that fail; the error says it."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def _note_grad_mode(graph: Graph) -> None:
