@@ -4,7 +4,7 @@ from collections import Counter
 
 from torch import Tensor
 
-from snn_async import AsyncRun
+from snn_async import Activity
 
 
 class Tally:
@@ -13,10 +13,8 @@ class Tally:
     def __init__(self) -> None:
         self.sums: Counter[str] = Counter()
 
-    def add(self, run: AsyncRun, y: Tensor) -> None:
-        """Count one run on samples of the classes y (B,)."""
-        activity = run.activity
-        outputs = run.output
+    def add(self, activity: Activity, scores: Tensor, y: Tensor) -> None:
+        """Count one run that gave scores (B, classes) to samples of the classes y (B,)."""
         first, steps = activity.first_output_step, activity.forward_steps
         fired = first >= 0
         answered = fired.any(0)
@@ -25,7 +23,7 @@ class Tally:
         self.sums.update(
             samples=len(y),
             timesteps=steps.numel(),
-            correct=int((outputs.sum(0).argmax(1) == y).sum()),
+            correct=int((scores.argmax(1) == y).sum()),
             forward_steps=int(steps.sum()),
             fired=int(fired.sum()),
             first_output_step=int(first[fired].sum()),

@@ -13,8 +13,9 @@ from torchmetrics import MeanMetric
 from lightning_modules.models.make_model import make_model
 from lightning_modules.training.checkpoints import check_architecture, network_of
 from lightning_modules.training.epoch_seeds import EpochSeeds
-from lightning_modules.training.losses import MeanLoss, RateLoss
+from lightning_modules.training.losses import loss_for
 from lightning_modules.training.network_module import NetworkModule
+from lightning_modules.training.outputs import check_labels, output_of, scores_of
 from lightning_modules.training.run_summary import RunSummary
 from lightning_modules.user_errors import blame
 from snn_async.errors import ConfigError, DataError, OptionError
@@ -23,11 +24,14 @@ Batch = Sequence[Tensor]
 
 
 class SpikingClassifier(NetworkModule):
-    """Classifies by the output neuron with most spikes or highest mean potential (a tie goes to the lower class).
+    """Classifies by the first tensor that the network returns (the last one where its last neurons never spike).
 
-    Batches are (x, y) or (x, y, sample_ids): x (T, B, ...), y (B,), sample_ids (B,) int64. In evaluation
-    the ids key the schedules' random numbers, so results do not depend on batching; without ids samples
-    are counted in the order of the loader. A readout that never spikes is judged by its potentials.
+    Outputs over time (T, B, classes), spikes or potentials, are summed, logits (B, classes) taken as they are; a tie
+    goes to the lower class.
+
+    Batches are (x, y) or (x, y, sample_ids): x is what the network is called with, (T, B, ...) for one whose forward is
+    one timestep, y (B,), sample_ids (B,) int64. In evaluation the ids key the schedules' random numbers, so results do
+    not depend on batching; without ids samples are counted in the order of the loader.
 
     BatchNorm: asynchronous runs and every evaluation use its running statistics. Layered training leaves it as it
     is: it runs the source model itself, in its own framework, with the batch's statistics, which update the running
@@ -41,13 +45,14 @@ class SpikingClassifier(NetworkModule):
         network: the source model, or "package.module:factory", called with `network_args`.
         execution: "layered" (with the barrier) or "asynchronous", which the further options describe.
         network_args: see `network`.
-        loss: takes outputs (T, B, classes) and targets (B,); if None, `RateLoss()` on spikes and `MeanLoss()` on
-            potentials. snnTorch's losses fit.
+        loss: takes outputs and targets (B,); if None, `RateLoss()` on spikes over time (whole numbers), `MeanLoss()` on
+            potentials over time and cross entropy on logits. snnTorch's losses fit outputs over time.
         optimizer, lr_scheduler: take parameters, and the optimizer; schedulers step once per epoch.
         spike_penalty: weight of the L1 penalty, the mean number of hidden spikes per sample.
         warmup_layered_steps: number of first optimizer steps of asynchronous training that are layered; BatchNorm
             gets its running statistics there, and keeps them afterwards.
-        options: of `snn_async.asynchronize`: input_shape, backend, seed, and those of `snn_async.Options`.
+        options: of `snn_async.asynchronize`: example_inputs, input_shape, backend, seed, and those of
+            `snn_async.Options`.
 
     Raises:
         OptionError, UnsupportedModelError, UnsupportedByEngineError: see `snn_async.asynchronize`.
@@ -79,8 +84,8 @@ class SpikingClassifier(NetworkModule):
         self.samples_seen = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return outputs (T, B, classes) for x (T, B, ...)."""
-        return self.run(x).output
+        """Return outputs over time (T, B, classes) or logits (B, classes)."""
+        return output_of(self.run(x).result, self.net.shown)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self._step(batch, "train", None)
@@ -92,10 +97,10 @@ class SpikingClassifier(NetworkModule):
         self._step(batch, "test", self._sample_ids(batch))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Return `sample_id`, `class`, `forward_steps` (B,) and `counts` (B, classes), summed over time."""
+        """Return `sample_id`, `class`, `forward_steps` (B,) and `counts` (B, classes), outputs over time summed."""
         ids = self._sample_ids(batch)
         run = self.run(batch[0], sample_ids=ids)
-        counts = run.output.sum(0)
+        counts = scores_of(output_of(run.result, self.net.shown))
         steps = run.activity.forward_steps.sum(0)
         return {"sample_id": ids, "class": counts.argmax(1), "counts": counts, "forward_steps": steps}
 
@@ -138,18 +143,17 @@ class SpikingClassifier(NetworkModule):
     def _step(self, batch: Batch, stage: str, sample_ids: Tensor | None) -> Tensor:
         x, y = self.labelled(batch)
         run = self.summarized(x, stage, sample_ids)
-        loss_of = self.loss or (RateLoss() if run.reads == "spikes" else MeanLoss())
+        check_labels(y, run.output.shape[-1])
         with blame("loss"):
-            loss = loss_of(run.output, y).reshape(())
-        if self.spike_penalty:
-            loss = loss + self.spike_penalty * run.hidden / len(y)
+            loss = (self.loss or loss_for(run.output))(run.output, y).reshape(())
+        loss = loss + self.penalty(run) / len(y)
         self._log(stage, loss, run, y)
         return loss
 
     def _log(self, stage: str, loss: Tensor, run: RunSummary, y: Tensor) -> None:
         accuracy = self.accuracies[f"{stage}_accuracy"]
         assert isinstance(accuracy, MeanMetric)
-        accuracy((run.output.detach().sum(0).argmax(1) == y).float())
+        accuracy((scores_of(run.output.detach()).argmax(1) == y).float())
         log = partial(self.log, on_step=False, on_epoch=True, batch_size=len(y))
         log(f"{stage}_loss", loss.detach(), prog_bar=True)
         log(f"{stage}_accuracy", accuracy, prog_bar=True)
@@ -158,25 +162,14 @@ class SpikingClassifier(NetworkModule):
             log(f"{stage}_forward_steps", run.forward_steps)
 
     def labelled(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return x and y of a batch, for which the network is built.
-
-        Raises:
-            DataError: for a batch without labels, or with others than the network's outputs.
-        """
+        """Return x and y of a batch; DataError for one without labels."""
         if not isinstance(batch, list | tuple) or len(batch) < 2:
             raise DataError("batches hold no labels; give (x, y) or (x, y, sample_ids)")
-        x, y = batch[0], batch[1]
-        self.prepare(x)
-        if y.ndim != 1 or y.is_floating_point() or len(y) and not 0 <= y.min() <= y.max() < self.classes:
-            raise DataError(
-                f"labels of shape {tuple(y.shape)} and type {y.dtype} from {y.min()} to {y.max()} do not fit a "
-                f"network with {self.classes} outputs; give one class per sample, (B,), from 0 to "
-                f"{self.classes - 1}, or the network more outputs"
-            )
-        return x, y
+        return batch[0], batch[1]
 
     def _sample_ids(self, batch: Batch) -> Tensor:
-        first, self.samples_seen = self.samples_seen, self.samples_seen + batch[0].shape[1]
+        first = self.samples_seen
+        self.samples_seen += self.net.plan(batch[0]).capture.samples
         return batch[2] if len(batch) > 2 else torch.arange(first, self.samples_seen)
 
 

@@ -1,5 +1,7 @@
 """Losses on output spike trains; snnTorch's own (`snntorch.functional`) have the same call and work too."""
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -50,3 +52,14 @@ class MeanLoss(nn.Module):
 
     def extra_repr(self) -> str:
         return f"label_smoothing={self.label_smoothing}"
+
+
+def loss_for(outputs: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the loss of outputs for which none was chosen.
+
+    Of outputs over time (T, B, classes), `RateLoss` on spikes and `MeanLoss` on potentials: whole numbers only are taken
+    for spikes. Of logits (B, classes), cross entropy.
+    """
+    if outputs.dim() == 2:
+        return cross_entropy
+    return MeanLoss() if (outputs.detach() % 1).any() else RateLoss()
