@@ -91,7 +91,7 @@ def spikformer() -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.momentum = None  # the mean over the batches below
-            nn.init.constant_(module.bias, 0.2)
+            nn.init.constant_(module.bias, 0.6)
     return model
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import pytorch_lightning as pl
+import snntorch
 import torch
 from spikingjelly.activation_based import functional, layer
 from torch import nn
@@ -10,7 +11,7 @@ from lightning_modules import MeanLoss, SpikingClassifier, conv_net, sew_resnet
 from lightning_modules.training.lightning_warnings import quiet_lightning
 from lightning_modules.training.source_run import run_source
 from snn_async import asynchronize
-from snn_async.errors import ConfigError, OptionError, UnsupportedModelError
+from snn_async.errors import ConfigError, OptionError
 
 SHAPE = (2, 6, 6)
 ROOMY = {"in_channels": 2, "classes": 3}
@@ -26,19 +27,19 @@ def plain(**options):
     return conv_net(**ROOMY, size=SHAPE[1:], channels=(4,), threshold=0.2, batch_norm=True, **options)
 
 
-def batches(count, samples=6):
+def batches(count, samples=6, batch_first=False):
     g = torch.Generator().manual_seed(2)
     x = (torch.rand(count, 3, samples, *SHAPE, generator=g) < 0.3).float()
-    return [(frames, torch.arange(samples) % 3) for frames in x]
+    return [(frames.transpose(0, 1) if batch_first else frames, torch.arange(samples) % 3) for frames in x]
 
 
-def fit(module, count, epochs=1):
+def fit(module, count, epochs=1, **layout):
     with quiet_lightning():
         trainer = pl.Trainer(
             accelerator="cpu", max_epochs=epochs, logger=False, enable_checkpointing=False,
             enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
-        train, val = (torch.utils.data.DataLoader(batches(n), batch_size=None) for n in (count, 1))
+        train, val = (torch.utils.data.DataLoader(batches(n, **layout), batch_size=None) for n in (count, 1))
         trainer.fit(module, train, val)
     return trainer.callback_metrics
 
@@ -64,9 +65,9 @@ def test_a_source_run_is_the_frameworks_own(make, run_in_framework):
     x, y = batches(1)[0]
     expected, model = make(), make()
     output = run_in_framework(expected, x)
-    net = asynchronize(model, input_shape=SHAPE)
-    outcome = run_source(model, net.graph, x)
-    assert torch.equal(outcome.output, output) and outcome.reads == net.graph.reads
+    net = asynchronize(model)
+    outcome = run_source(model, net.plan(x), x)
+    assert torch.equal(outcome.output, output)
     for loss in (outcome.output, output):
         MeanLoss()(loss, y).backward()
     for mine, theirs in zip(model.parameters(), expected.parameters(), strict=True):
@@ -75,11 +76,11 @@ def test_a_source_run_is_the_frameworks_own(make, run_in_framework):
         assert torch.equal(mine.running_var, theirs.running_var) and mine.num_batches_tracked > 0
     # In evaluation both are the same run, so its counts can be compared with exact ones.
     model.eval()
-    run, outcome = net.layered(x), run_source(model, net.graph, x)
+    run, outcome = net.layered(x), run_source(model, net.plan(x), x)
     spikes = {name: int(count.sum()) for name, count in run.activity.spikes.items()}
     assert int(outcome.spikes) == sum(spikes.values())
-    assert int(outcome.hidden) == sum(spikes.values()) - spikes[net.graph.output]
-    torch.testing.assert_close(outcome.output, run.output)
+    assert {name: int(count) for name, count in outcome.recorded.items()} == spikes
+    torch.testing.assert_close(outcome.output, run.result)
 
 
 def test_layered_training_with_batch_norm_lowers_the_loss():
@@ -87,7 +88,7 @@ def test_layered_training_with_batch_norm_lowers_the_loss():
     first = fit(module, 1)["train_loss"]
     metrics = fit(module, 2, epochs=8)
     assert metrics["train_loss"] < first - 0.05 and "train_forward_steps" not in metrics
-    assert module.classes == 3 and norms(module.net.model)[0].num_batches_tracked == 17
+    assert norms(module.net.model)[0].num_batches_tracked == 17
 
 
 def test_warm_up_gives_running_statistics_that_are_then_kept():
@@ -110,32 +111,56 @@ def test_warm_up_is_for_unlayered_training_only():
 
 
 class WithState(nn.Module):
-    """One timestep with its state passed in and out, which the source run cannot know."""
+    """One timestep with its state passed in and out."""
 
     def __init__(self):
         super().__init__()
-        import snntorch
-
-        self.conv, self.norm = nn.Conv2d(2, 1, 6), nn.BatchNorm2d(1)
-        self.flat, self.lif = nn.Flatten(), snntorch.Leaky(beta=0.5)
+        torch.manual_seed(1)
+        self.conv, self.norm, self.flat = nn.Conv2d(2, 3, 6), nn.BatchNorm2d(3), nn.Flatten()
+        self.lif = snntorch.Leaky(beta=0.5, threshold=0.3)
 
     def forward(self, x, mem):
         return self.lif(self.flat(self.norm(self.conv(x))), mem)
 
 
-def test_models_that_pass_their_states_are_refused():
-    model = WithState()
-    net = asynchronize(model, input_shape=SHAPE)
-    with pytest.raises(UnsupportedModelError, match=r"model\(x\[t\]\).*init_hidden=True"):
-        run_source(model, net.graph, batches(1)[0][0])
+class Looped(WithState):
+    """All timesteps, batch first, to logits."""
+
+    def forward(self, x):
+        mem, spikes = self.lif.init_leaky(), []
+        for t in range(x.size(1)):
+            spike, mem = super().forward(x[:, t], mem)
+            spikes.append(spike)
+        return torch.stack(spikes, 1).mean(1)
+
+
+def test_a_source_run_calls_the_model_as_the_network_does():
+    (x, _), (turned, _) = batches(1)[0], batches(1, batch_first=True)[0]
+    expected, looped, stepwise = Looped()(turned), Looped(), WithState()
+    outcome = run_source(looped, asynchronize(looped).plan(turned), turned)
+    assert torch.equal(outcome.output, expected) and expected.any()
+    outcome = run_source(stepwise, asynchronize(stepwise).plan(x), x)
+    assert outcome.output.shape == (3, 6, 3) and torch.equal(outcome.output.mean(0), expected)
+    assert looped.norm.num_batches_tracked == stepwise.norm.num_batches_tracked == 3
+
+
+@pytest.mark.parametrize("execution", ["layered", "asynchronous"])
+def test_a_model_of_the_whole_sequence_is_trained_on_its_logits(execution):
+    module = SpikingClassifier(Looped(), execution, optimizer=lambda p: torch.optim.Adam(p, lr=0.02))
+    first = fit(module, 1, batch_first=True)["train_loss"]
+    metrics = fit(module, 2, epochs=8, batch_first=True)
+    assert metrics["train_loss"] < first - 0.02 and metrics["val_accuracy"] > 1 / 3
+    x, y = batches(1, batch_first=True)[0]
+    prediction = module.eval().predict_step((x,), 0)
+    assert torch.equal(prediction["counts"], module(x)) and prediction["sample_id"].tolist() == list(range(6))
 
 
 def test_an_error_inside_a_models_forward_is_its_own():
-    model = plain()
-    net = asynchronize(model, input_shape=SHAPE)
+    model, (x, _) = plain(), batches(1)[0]
+    plan = asynchronize(model).plan(x)
     model[0].register_forward_hook(lambda *_: len(3))
     with pytest.raises(TypeError, match=r"^object of type 'int' has no len\(\)$"):
-        run_source(model, net.graph, batches(1)[0][0])
+        run_source(model, plan, x)
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,8 @@ def test_bad_options_are_refused():
     ):
         with pytest.raises(OptionError):
             classifier(**options)
+    lone = SpikingClassifier(make_net()[:3], spike_penalty=0.1)  # eight output neurons
     with pytest.raises(OptionError, match="no hidden neurons"):
-        SpikingClassifier(make_net().__class__(*make_net()[:3]), spike_penalty=0.1)
+        lone.training_step((torch.ones(4, 2, 12), torch.tensor([0, 7])), 0)
     with pytest.raises(OptionError, match="scale"):
         RateLoss(0)

@@ -7,14 +7,13 @@ from torch import nn
 import snn_async
 from lightning_modules import SpikingClassifier
 from lightning_modules.compare.tally import Tally
-from snn_async import Activity, AsyncRun
+from snn_async import Activity
 from snn_async.snntorch import Leaky
 
 
 def test_a_tally_is_what_one_counts_by_hand():
     # two timesteps of two samples, three classes: sample 0 says class 2 (right), sample 1 class 0 (wrong)
-    spikes = torch.zeros(2, 2, 3)
-    spikes[0, 0, 2] = spikes[1, 0, 2] = spikes[1, 1, 0] = 1
+    scores = torch.tensor([[0.0, 0, 2], [1, 0, 0]])
     activity = Activity(
         spikes={"hidden": torch.tensor([[3, 1], [2, 0]]), "out": torch.tensor([[1, 0], [1, 1]])},
         forward_steps=torch.tensor([[4, 2], [3, 5]]),
@@ -22,9 +21,8 @@ def test_a_tally_is_what_one_counts_by_hand():
         synaptic_operations=torch.tensor([[10, 20], [30, 40]]),
         neuron_updates=torch.tensor([[5, 5], [5, 5]]),
     )
-    run = AsyncRun(spikes, torch.zeros(2, 2, 3), state=None, activity=activity, records={}, reads="spikes")
     tally = Tally()
-    tally.add(run, torch.tensor([2, 1]))
+    tally.add(activity, scores, torch.tensor([2, 1]))
     assert tally.measures() == pytest.approx(
         {
             "samples": 2,

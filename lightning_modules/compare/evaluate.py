@@ -1,6 +1,7 @@
 """Evaluate one trained model under every execution."""
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,34 +9,34 @@ from torch import Tensor, nn
 from lightning_modules.compare.plan import Condition
 from lightning_modules.compare.settings import CompareSettings
 from lightning_modules.compare.tally import Tally
-from snn_async import AsyncNetwork, asynchronize
+from lightning_modules.training.outputs import output_of, scores_of
+from snn_async import AsyncNetwork, Options
+from snn_async.capture import Captured, Observed, capture
 
 
 def make_networks(
-    model: nn.Module,
-    conditions: Sequence[Condition],
-    settings: CompareSettings,
-    input_shape: tuple[int, ...] | None = None,
+    model: nn.Module, conditions: Sequence[Condition], settings: CompareSettings
 ) -> dict[Condition, AsyncNetwork]:
-    """Return one execution of the same parameters per condition, in evaluation mode.
-
-    Args:
-        input_shape: of one sample in one timestep; None: that of the first batch.
+    """Return one execution of the same parameters per condition, in evaluation mode; they share their captures.
 
     Raises:
-        OptionError, UnsupportedModelError, UnsupportedByEngineError: if one cannot be run.
+        OptionError: for options out of range.
     """
-    return {
-        c: asynchronize(
-            model,
-            input_shape=input_shape,
-            seed=settings.evaluation.seed,
-            forward_group_size=c.forward_group_size,
-            stop=c.stop,
-            **settings.options(c.execution),
-        ).eval()
-        for c in conditions
-    }
+    captures: dict[Observed, Captured] = {}
+
+    def captured(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Captured:
+        key = Observed(model, args, kwargs)
+        if key not in captures:
+            captures[key] = capture(model, args, kwargs)
+        return captures[key]
+
+    networks = {}
+    for c in conditions:
+        options = settings.options(c.execution)
+        backend = options.pop("backend", "auto")
+        chosen = Options(forward_group_size=c.forward_group_size, stop=c.stop, **options)
+        networks[c] = AsyncNetwork(model, chosen, backend, settings.evaluation.seed, captured).eval()
+    return networks
 
 
 def evaluate(
@@ -43,7 +44,11 @@ def evaluate(
     batches: Iterable[Sequence[Tensor]],
     report: Callable[[], None] = lambda: None,
 ) -> dict[Condition, Tally]:
-    """Run every network on every batch, (x, y) or (x, y, sample_ids); `report` is called after each run."""
+    """Run every network on every batch, (x, y) or (x, y, sample_ids); `report` is called after each run.
+
+    Raises:
+        UnsupportedModelError, UnsupportedByEngineError: if a network cannot be run.
+    """
     tallies = {condition: Tally() for condition in networks}
     seen = 0
     with torch.no_grad():
@@ -52,6 +57,8 @@ def evaluate(
             ids = batch[2] if len(batch) > 2 else torch.arange(seen, seen + len(y))
             seen += len(y)
             for condition, network in networks.items():
-                tallies[condition].add(network.run(x, sample_ids=ids), y)
+                run = network.run(x, sample_ids=ids)
+                scores = scores_of(output_of(run.result, network.shown))
+                tallies[condition].add(run.activity, scores, y)
                 report()
     return tallies

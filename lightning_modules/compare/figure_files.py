@@ -54,8 +54,8 @@ def _raster(settings: CompareSettings, case: Case, data: LightningDataModule, fo
     size, stop = evaluation.forward_group_sizes[0], evaluation.stops[0]
     wanted = [Condition(e, size, stop) for e in evaluation.executions if e != "layered"]
     pair = [Condition("layered", None, "quiescent"), *wanted[-1:]]
-    x = next(iter(held_out(data)))[0][:, :1]
-    networks = make_networks(load_model(case, settings, folder), pair, settings, tuple(x.shape[2:]))
+    x = next(iter(held_out(data)))[0]
+    networks = make_networks(load_model(case, settings, folder), pair, settings)
     runs = [_spikes(network, x) for network in networks.values()]
     titles = [
         f"{case.training}-trained, {c.execution}" + (f", F = {c.size}" if c.size != "-" else "") for c in pair
@@ -64,7 +64,7 @@ def _raster(settings: CompareSettings, case: Case, data: LightningDataModule, fo
 
 
 def _spikes(network: AsyncNetwork, x: Tensor) -> dict[str, Tensor]:
-    names = [population.name for population in network.graph.populations]
+    names = [population.name for population in network.plan(x).graph.populations]
     with torch.no_grad():
         return {
             name: record.spikes[:, 0].flatten(1)

@@ -6,6 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from pytorch_lightning import LightningDataModule
 from rich.console import Console
@@ -31,6 +32,7 @@ from lightning_modules.compare.train import load_model, make_classifier, model_p
 from lightning_modules.output_files import write_text
 from lightning_modules.training.first_step_check import check_first_step
 from lightning_modules.training.lightning_warnings import quiet_lightning
+from lightning_modules.training.outputs import check_labels
 from lightning_modules.user_errors import blame
 from snn_async.errors import ConfigError
 
@@ -88,12 +90,16 @@ def _check(plan: list[Case], settings: CompareSettings, data: LightningDataModul
         batch = next(iter(held_out(data)), None)
     if batch is None:
         raise ConfigError("the data have no test samples to evaluate the models on")
-    classifiers[0].prepare(batch[0])
-    if classes is not None and classes != (outputs := classifiers[0].classes):
-        raise ConfigError(f"the data have {classes} classes, but {settings.model!r} has {outputs} outputs")
-    classifiers[0].labelled(batch)
+    x, y = classifiers[0].labelled(batch)
     with blame("the first evaluation fails"):
-        tallies = evaluate(networks, [[batch[0][:, :1], *(part[:1] for part in batch[1:])]])
+        with torch.no_grad():
+            outputs = classifiers[0](x).shape[-1]
+        if classes is not None and classes != outputs:
+            raise ConfigError(
+                f"the data have {classes} classes, but {settings.model!r} has {outputs} outputs"
+            )
+        check_labels(y, outputs)
+        tallies = evaluate(networks, [batch])
     with quiet_lightning():
         for classifier in classifiers:
             check_first_step(

@@ -13,7 +13,7 @@ Method = Literal["layered", "random", "momentum"]
 METHODS: tuple[Method, ...] = ("layered", "random", "momentum")
 # Arguments of `snn_async.asynchronize` that a comparison chooses itself; `execution` holds the others.
 CHOSEN: set[str | int] = {
-    *("model", "input_shape", "seed"),
+    *("model", "example_inputs", "input_shape", "seed"),
     *("scheduler", "forward_group_size", "refractory_dropout", "stop"),
 }
 
@@ -26,8 +26,7 @@ class Training:
         methods: "layered" (with the barrier), and unlayered with "random" or "momentum" scheduling.
         epochs: of the training data.
         optimizer, lr_scheduler: class_path and init_args of torch's (schedulers step once per epoch).
-        loss: class_path and init_args of a callable loss(outputs (T, B, classes), targets (B,));
-            if null `RateLoss()`, or `MeanLoss()` for a model that returns potentials.
+        loss: class_path and init_args of a callable loss(outputs, targets (B,)); if null as in `SpikingClassifier`.
         forward_group_size: F of unlayered training; null for all pending spikes.
         refractory_dropout: of unlayered training, 0..1.
         spike_penalty: weight of the mean number of hidden spikes per sample.

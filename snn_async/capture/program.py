@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from snn_async.capture.assembling import Assembly
 from snn_async.capture.expression import Values, run_node
 from snn_async.capture.folding import Fold
-from snn_async.capture.kinds import Kind, is_dropout, shape_of, storage_of
+from snn_async.capture.kinds import Kind, is_dropout, name_of, shape_of, storage_of
 from snn_async.capture.recording import NEURON
 from snn_async.capture.remembering import Memories
 from snn_async.graph.grids import from_units, to_units
@@ -65,8 +65,12 @@ class Program:
         self._wanted = [*self._outputs, *written]
         self._sent = self._sent_to_result()
         self.shown: tuple[Shown, ...] = tuple(dict.fromkeys(what for _, what, _ in self._sent))
-        self._gains = {node: self._over_time(node) for node, _ in assembly.gains}
-        self._leaves = {node: fold.leaves[node] for node in assembly.inputs if node in fold.leaves}
+        self._gains = {node: _Column(self._over_time(node), False) for node, _ in assembly.gains}
+        self._leaves = {
+            node: _Column(fold.leaves[node], node not in fold.added)
+            for node in assembly.inputs
+            if node in fold.leaves
+        }
         self._initial = {cell.name: cell.initial for cell in fold.cells if cell.initial is not None}
         stops = {node for node, _, _ in self._sent}
         needed = self._closure(self._wanted, stops)
@@ -74,9 +78,9 @@ class Program:
             n for n in nodes if n in needed and n not in stops and dependencies.kinds[n] == Kind.CORE
         ]
         wanted = [n for n in needed if dependencies.kinds[n] != Kind.CORE]
-        wanted += [n for column in self._leaves.values() for n in column]
+        wanted += [n for column in self._leaves.values() for n in column.nodes]
         wanted += [n for states in self._initial.values() for n in states]
-        wanted += [n for column in self._gains.values() for n in column if not is_dropout(n)]
+        wanted += [n for column in self._gains.values() for n in column.nodes if not is_dropout(n)]
         wanted += assembly.lives.nodes
         before = dependencies.closure(wanted)
         self._before = [n for n in nodes if n in before and n.op == "call_function"]
@@ -132,12 +136,12 @@ class Program:
             values[node] = run_node(node, values)
         grids = self._assembly.graph.input_grids
         parts = [
-            to_units(self._stacked([self._shaped(node, values[n]) for n in column]), grid)
+            to_units(self._stacked(column, [self._shaped(node, values[n]) for n in column.nodes]), grid)
             for (node, column), grid in zip(self._leaves.items(), grids.values(), strict=False)
         ]
         found = tuple(values[n] for n in self._assembly.lives.nodes)
         factors = {
-            node: self._stacked([self._factor(node, n, values) for n in column])
+            node: self._stacked(column, [self._factor(node, n, values) for n in column.nodes])
             for node, column in self._gains.items()
         }
         return Encoded(
@@ -164,8 +168,10 @@ class Program:
             return result
         return values[now].detach().expand(shape_of(node))
 
-    def _stacked(self, values: Sequence[Tensor]) -> Tensor:
+    def _stacked(self, column: "_Column", values: Sequence[Tensor]) -> Tensor:
         """Return (T, B, n) of a value in every timestep."""
+        if column.along is not None:
+            return values[0].movedim(column.along, 0).reshape(self.steps, self.samples, -1)
         if len(values) == 1:
             return values[0].reshape(self.steps, self.samples, -1)
         if all(value is values[0] for value in values):
@@ -188,3 +194,25 @@ class Program:
         outputs = iter([values[node] for node in self._outputs])
         leaves, spec = pytree.tree_flatten(self._fold.recording.result)
         return pytree.tree_unflatten([next(outputs) if isinstance(v, Tensor) else v for v in leaves], spec)
+
+
+class _Column:
+    """A value in every timestep.
+
+    Attributes:
+        nodes: one for each timestep, or one of all of them.
+        along: if the timesteps are all that a tensor holds, its side of time; `nodes` is then that tensor.
+
+    Args:
+        whole: whether to look for such a tensor.
+    """
+
+    def __init__(self, nodes: Sequence[Node], whole: bool) -> None:
+        self.nodes, self.along = nodes, None
+        first = nodes[0]
+        if not whole or name_of(first) != "select":
+            return
+        base, along = first.args[:2]
+        slices = [(n.args[0], *n.args[1:3]) if name_of(n) == "select" else None for n in nodes]
+        if shape_of(base)[along] == len(nodes) and slices == [(base, along, t) for t in range(len(nodes))]:
+            self.nodes, self.along = [base], along
