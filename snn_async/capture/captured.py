@@ -1,5 +1,7 @@
 """A model for inputs of certain shapes: the graph that engines run, and what runs before and after it."""
 
+import sys
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +22,9 @@ from snn_async.capture.simplifying import simplify
 from snn_async.errors import SnnAsyncError, UnsupportedModelError
 from snn_async.frameworks.libraries import adapter_of, check_module
 from snn_async.graph import Graph
+
+
+_SOON = 3.0  # seconds, after which a capture says that it is at work
 
 
 class Captured:
@@ -62,9 +67,18 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         InputError, UnsupportedModelError: for what cannot be run event by event, with its place and the way out.
     """
     begun = time.perf_counter()
-    found = _capture(model, args, kwargs)
+    notice = threading.Timer(_SOON, _say, (type(model).__name__,))
+    notice.start()
+    try:
+        found = _capture(model, args, kwargs)
+    finally:
+        notice.cancel()
     found.seconds = time.perf_counter() - begun
     return found
+
+
+def _say(name: str) -> None:
+    print(f"snn-async: still following the forward of {name}, once for this shape of input", file=sys.stderr)
 
 
 def _capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Captured:

@@ -31,6 +31,7 @@ def _like_current(current: Tensor, states: list[Tensor], call: int, count: int) 
 
 
 _LIBRARY.impl("neuron", _like_current, "CompositeExplicitAutograd")
+torch.library.register_fake("snn_async::neuron", _like_current, lib=_LIBRARY)
 NEURON = torch.ops.snn_async.neuron.default
 
 _FACTORIES = {torch.ones, torch.zeros, torch.arange, torch.full, torch.tensor}
@@ -138,7 +139,7 @@ def record(model: nn.Module, call: Callable[..., Any], arguments: Any) -> Record
                 part.training = False  # it uses its running statistics (`Options.batch_norm`)
         try:
             module = make_fx(run, tracing_mode="fake", pre_dispatch=True, _allow_non_fake_inputs=True)(
-                list(named.values()), inputs
+                [tensor.detach() for tensor in named.values()], [value.detach() for value in inputs]
             )
         except SnnAsyncError:
             raise
