@@ -12,7 +12,16 @@ from snn_async.capture.cells import Cell
 from snn_async.capture.folding import Fold
 from snn_async.capture.kinds import Kind, is_dropout, tensors_in, value_of
 from snn_async.capture.linking import Linker, Lives, Segment
-from snn_async.capture.operators import ADDITIONS, MAXIMA, MOVES, RESHAPES, data_of, is_linear, plain_name
+from snn_async.capture.operators import (
+    ADDITIONS,
+    MAXIMA,
+    MOVES,
+    RESHAPES,
+    data_of,
+    has_gradient,
+    is_linear,
+    plain_name,
+)
 from snn_async.capture.remembering import Memory, Part
 from snn_async.capture.wires import Link, Wires, max_windows, synapses_of
 from snn_async.errors import UnsupportedModelError
@@ -227,7 +236,8 @@ class Assembly:
                 f"{self._recording.place(node)}: a detach between neurons cuts the gradient of events; detach "
                 "states or the result instead"
             )
-        if not self._is_linear(node, data):
+        mask = self._mask_operand(node, data)
+        if mask is None and not is_linear(node, fold.dependencies):
             return [self._waiting(node)]
         added = [operand for operand in tensors_in(node.args) if operand in fold.added]
         if added:  # a parameter of each timestep, an input like any other
@@ -243,28 +253,23 @@ class Assembly:
             return [t.through(Link(node, data[0], through)) for t in self._terms_of(data[0])]
         if name in RESHAPES | MOVES:
             return [t.through(Link(node, data[0])) for t in self._terms_of(data[0])]
-        mask = self._mask_operand(node, data)
         operand = data[0] if mask is None else next(n for n in data if n is not mask)
         return [term.through(Link(node, operand)) for term in self._single(operand)]
 
-    def _is_linear(self, node: Node, data: Sequence[Node]) -> bool:
-        if plain_name(node) in ADDITIONS:
-            return all(isinstance(a, Node) for a in node.args[:2]) or True
-        return is_linear(node, self._fold.dependencies) or self._mask_operand(node, data) is not None
-
     def _mask_operand(self, node: Node, data: Sequence[Node]) -> Node | None:
-        """Return the factor of a product that no neuron reaches and no gradient needs: drawn at random, or data."""
+        """Return the factor of a product that no neuron reaches and no gradient: one that is drawn at random."""
         if plain_name(node) not in ("mul", "multiply") or len(data) != 2:
             return None
         kinds = self._fold.dependencies.kinds
-        encoded = [n for n in data if kinds[n] == Kind.ENCODE and self._is_leaf(n)]
+        encoded = [n for n in data if kinds[n] == Kind.ENCODE and self._is_leaf(n) and not has_gradient(n)]
         return encoded[0] if len(encoded) == 1 and kinds[node] == Kind.CORE else None
 
     def _from_input(self, node: Node, shaped: Node) -> Term:
         """Return what an encoded value sends, in the shape of another node."""
         name = "memory" if node in self._fold.memories else INPUT
         if node not in self.inputs:
-            self.inputs[node] = self._unique(name)
+            number = sum(other.startswith(name) for other in self.inputs.values()) + 1
+            self.inputs[node] = self._unique(name if number == 1 else f"{name} {number}")
             self.input_grids[self.inputs[node]] = self._linker.grid(shaped)
         return Term(self.inputs[node], shaped, self._linker.grid(shaped), False, ())
 

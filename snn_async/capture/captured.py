@@ -23,7 +23,6 @@ from snn_async.errors import SnnAsyncError, UnsupportedModelError
 from snn_async.frameworks.libraries import adapter_of, check_module
 from snn_async.graph import Graph
 
-
 _SOON = 3.0  # seconds, after which a capture says that it is at work
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from snn_async.capture.kinds import SHAPE_ONLY, name_of, tensors_in, value_of
+from snn_async.capture.kinds import SHAPE_ONLY, is_random, name_of, tensors_in, value_of
 from snn_async.errors import UnsupportedModelError
 
 Values = dict[Node, Any]
@@ -66,6 +66,12 @@ class Expression:
             order.append(n)
 
         visit(node)
+        drawn = next((n for n in order if is_random(n)), None)
+        if drawn is not None:
+            raise UnsupportedModelError(
+                f"{place}: {name_of(drawn)} draws random numbers within an operator between neurons that is called "
+                "whenever events need it; call model.eval(), set its rate to 0, or put it on spikes"
+            )
         self._order, self.lives = order, tuple(lives)
 
     def _per_row(self, count: int) -> int:

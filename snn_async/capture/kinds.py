@@ -85,7 +85,7 @@ class Dependencies:
                     before = self.writers.get(storage_of(operand), ())
                     self.needs[node] += before
                     kind = max([kind, self.kinds[operand], *(self.kinds[w] for w in before)])
-            if kind == Kind.LIVE and _is_random(node):
+            if kind == Kind.LIVE and is_random(node):
                 kind = Kind.ENCODE
             self.kinds[node] = kind
             written = writes(node)
@@ -104,7 +104,8 @@ class Dependencies:
         return found
 
 
-def _is_random(node: Node) -> bool:
+def is_random(node: Node) -> bool:
+    """Return whether a node draws random numbers."""
     name = name_of(node)
     return name in _RANDOM or is_dropout(node)
 

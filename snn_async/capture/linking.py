@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -15,19 +14,8 @@ from snn_async.capture.kinds import Kind, is_dropout, shape_of, tensors_in
 from snn_async.capture.operators import ADDITIONS, RESHAPES, plain_name
 from snn_async.capture.wires import Link, Wires, synapses_of, wires_of
 from snn_async.graph.grids import Grid, grid_of, size_of
-from snn_async.graph.live import Computed, Found, Live
+from snn_async.graph.live import Computed, Derived, Live
 from snn_async.graph.synapses import Affine, Convolution, Dense, Normalization, OneToOne, Synapses
-
-
-@dataclass(frozen=True, eq=False)
-class Derived(Live):
-    """A function of live values."""
-
-    function: Callable[..., Tensor]
-    parts: tuple[Live, ...]
-
-    def __call__(self, found: Found) -> Tensor:
-        return self.function(*(part(found) for part in self.parts))
 
 
 class Lives:

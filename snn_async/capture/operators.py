@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.fx import Node
 
-from snn_async.capture.kinds import Dependencies, Kind, name_of, tensors_in, value_of
+from snn_async.capture.kinds import SHAPE_ONLY, Dependencies, Kind, name_of, tensors_in, value_of
 
 RESHAPES = {  # leave values and their order as they are
     *("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "ravel", "view_as"),
@@ -137,6 +137,27 @@ def is_linear(node: Node, dependencies: Dependencies) -> bool:
     if name == "batch_norm":
         return data == operands[:1] and node.args[5] is False
     return name in ("dropout", "feature_dropout")
+
+
+def has_gradient(node: Node) -> bool:
+    """Return whether a gradient may pass from a node to the model's parameters or inputs."""
+    stack, seen = [node], set()
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        value = value_of(node)
+        floating = not isinstance(value, Tensor) or value.is_floating_point()
+        if node.op == "placeholder" and floating:
+            return True
+        if (
+            floating
+            and not node.meta["no_grad"]
+            and name_of(node) not in SHAPE_ONLY | {"bernoulli", "detach"}
+        ):
+            stack += tensors_in((node.args, node.kwargs))
+    return False
 
 
 def carries_weights(node: Node, dependencies: Dependencies) -> bool:

@@ -12,11 +12,12 @@ from torch.fx import Node
 
 from snn_async.capture.expression import run_node
 from snn_async.capture.kinds import shape_of, tensors_in, value_of
-from snn_async.capture.operators import MOVES, RESHAPES, plain_name
+from snn_async.capture.operators import ADDITIONS, MOVES, RESHAPES, plain_name
 from snn_async.graph.grids import Grid, size_of, to_units
 from snn_async.graph.synapses import OneToOne, Synapses, Wiring
 from snn_async.graph.windows import Windows, adaptive, pooling
 
+_SCALES = {"mul", "multiply", "div", "divide", "neg", "true_divide"}
 _MOST_PROBED = 1 << 22  # entries of a map that is found by giving one value after another
 
 
@@ -83,10 +84,9 @@ def wires_of(link: Link, slots: int, values: Mapping[Node, Any]) -> Wires | None
         return _pooled(windows, shape_of(link.operand), slots)
     if name in MOVES | RESHAPES:
         return _moved(link, slots, size, result, values)
-    if name in ("mul", "multiply", "div", "divide", "neg", "true_divide"):
+    if size == result and name in _SCALES | ADDITIONS:  # of a sum, the other operand is zero
         scale = _run(link, torch.ones(shape_of(link.operand), dtype=torch.float64), values).reshape(-1)
-        every = np.arange(size)
-        return Wires(size, size, every, every, scale[:size].numpy()) if size == result else None
+        return Wires.identity(size)._replace(value=scale[:size].numpy())
     return _probed(link, slots, size, result, values)
 
 

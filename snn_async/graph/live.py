@@ -1,11 +1,12 @@
 """Live values: read anew in every run, so that gradients reach what they were computed from."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-Found = tuple[Tensor, ...]  # the tensors that were computed for a run (`Graph.found`)
+Found = tuple[Tensor, ...]  # the tensors that were computed for a run (`Parameters.found`)
 
 
 class Live(ABC):
@@ -36,6 +37,17 @@ class Computed(Live):
 
     def __call__(self, found: Found) -> Tensor:
         return found[self.index]
+
+
+@dataclass(frozen=True, eq=False)
+class Derived(Live):
+    """A function of live values."""
+
+    function: Callable[..., Tensor]
+    parts: tuple[Live, ...]
+
+    def __call__(self, found: Found) -> Tensor:
+        return self.function(*(part(found) for part in self.parts))
 
 
 def held(module: nn.Module, name: str) -> Held | None:
