@@ -375,7 +375,7 @@ def job_for(plan: Plan, encoded: Encoded, state: AsyncState | None, seed: int, s
         engine=plan.engine,
         graph=graph,
         execution=plan.execution,
-        parameters=collect(graph, like, encoded.gains, encoded.found),
+        parameters=tuple(collect(graph, like, encoded.gains, found) for found in encoded.found),
         x=x,
         source_scale=source_scale,
         target_scale=target_scale,

@@ -133,7 +133,7 @@ class Drawn:
 
     def encode(self, model: nn.Module, args: Any, kwargs: Any) -> Encoded:
         x = self.graph.numbered(args[0].flatten(2))
-        return Encoded({}, x, self.gains(model, x), {}, self._compute(), None)
+        return Encoded({}, x, self.gains(model, x), {}, (self._compute(),), None)
 
     def decode(self, encoded: Encoded, shown: Any) -> Tensor:
         return shown[self.graph.output, "spikes"]

@@ -80,7 +80,7 @@ class Assembly:
         for cell in fold.cells:
             self._connect(self._terms_of(fold.current(cell)), cell.name, self._grids[cell.name])
         for before in fold.memories:
-            self._from_input(before, before)
+            self._from_input(before)
         self.memories = self._remember()
         self.graph = Graph(
             self._populations,
@@ -119,7 +119,7 @@ class Assembly:
         sources = {after: self._sources(after) for after in fold.memories.values()}
         for node in dict.fromkeys(n for found in sources.values() for n in found):
             if node in fold.leaves and node not in self.inputs:
-                self._from_input(node, node)
+                self._from_input(node)
         for before in fold.memories:
             self.inputs[before] = self.inputs.pop(before)  # after all others
         start = 0
@@ -225,7 +225,7 @@ class Assembly:
         if self._is_leaf(node):
             if fold.dependencies.kinds[node] == Kind.LIVE:
                 return []
-            return [self._from_input(node, node)]
+            return [self._from_input(node)]
         name, data = plain_name(node), self._data(node)
         if fold.times[data[0]] != fold.times[node]:
             return [term.through(Link(node, data[0])) for term in self._terms_of(data[0])]
@@ -239,9 +239,6 @@ class Assembly:
         mask = self._mask_operand(node, data)
         if mask is None and not is_linear(node, fold.dependencies):
             return [self._waiting(node)]
-        added = [operand for operand in tensors_in(node.args) if operand in fold.added]
-        if added:  # a parameter of each timestep, an input like any other
-            return [*self._terms_of(data[0]), *(self._from_input(operand, node) for operand in added)]
         if name in ADDITIONS and len(data) == 2:
             return self._sum(node, data)
         if name in ("cat", "concat", "stack", "hstack", "vstack"):
@@ -264,14 +261,14 @@ class Assembly:
         encoded = [n for n in data if kinds[n] == Kind.ENCODE and self._is_leaf(n) and not has_gradient(n)]
         return encoded[0] if len(encoded) == 1 and kinds[node] == Kind.CORE else None
 
-    def _from_input(self, node: Node, shaped: Node) -> Term:
-        """Return what an encoded value sends, in the shape of another node."""
+    def _from_input(self, node: Node) -> Term:
+        """Return what an encoded value, or one that is carried on, sends."""
         name = "memory" if node in self._fold.memories else INPUT
         if node not in self.inputs:
             number = sum(other.startswith(name) for other in self.inputs.values()) + 1
             self.inputs[node] = self._unique(name if number == 1 else f"{name} {number}")
-            self.input_grids[self.inputs[node]] = self._linker.grid(shaped)
-        return Term(self.inputs[node], shaped, self._linker.grid(shaped), False, ())
+            self.input_grids[self.inputs[node]] = self._linker.grid(node)
+        return Term(self.inputs[node], node, self._linker.grid(node), False, ())
 
     def _from_cell(self, node: Node, cell: Cell, ago: int, what: int) -> Term:
         if what:

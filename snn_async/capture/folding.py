@@ -48,7 +48,7 @@ class Fold:
         where: per call, its cell and timestep.
         times: of every node of the core, the timestep it holds, None for all.
         leaves: per encoded value that enters the core, its node in every timestep; one node if it holds all of them.
-        added: those leaves that are parameters, another one in every timestep, with the sum that they are added in.
+        varying: per expression of parameters that is another one in each timestep, its node in every one.
         dropouts: the same for dropouts within the core.
         memories: values that the model carries from one timestep to the next outside of neurons (a synaptic current
             that decays), by the node that holds the one before: the node of the new one.
@@ -69,7 +69,7 @@ class Fold:
         """Compare all timesteps; return a memory that was found, before and after, and is to be known first."""
         self.times: dict[Node, Time] = {}
         self.leaves: dict[Node, list[Node]] = {}
-        self.added: dict[Node, Node] = {}
+        self.varying: dict[Node, list[Node]] = {}
         self.dropouts: dict[Node, list[Node]] = {}
         self._held: dict[Node, list[Node | None]] = {}  # per new memory, its node in every timestep
         for after in self.memories.values():
@@ -209,9 +209,9 @@ class Fold:
             A memory, before and after, whose comparison has no end unless it is known.
         """
         seen: set[tuple[Node, Node]] = set()
-        stack: list[tuple[Node, Node, Node | None]] = [(first, last, None)]
+        stack = [(first, last)]
         while stack:
-            now, then, parent = stack.pop()
+            now, then = stack.pop()
             if (now, then) in seen:
                 continue
             seen.add((now, then))
@@ -224,7 +224,7 @@ class Fold:
                 if not (self._is_rest(now) if t == 0 else steps[t - 1] in (now, None)):
                     raise self._differ(cell, t, now, then)
                 continue
-            stack += self._same(cell, t, now, then, parent)
+            stack += self._same(cell, t, now, then)
         return None
 
     def _is_before(self, now: Node, then: Node) -> bool:
@@ -233,9 +233,7 @@ class Fold:
             return False
         return self.times.get(now, None) is not None and not self.is_leaf(now, self.last)
 
-    def _same(
-        self, cell: Cell, t: int, now: Node, then: Node, parent: Node | None
-    ) -> list[tuple[Node, Node, Node | None]]:
+    def _same(self, cell: Cell, t: int, now: Node, then: Node) -> list[tuple[Node, Node]]:
         """Return the operands that must be the same as well."""
         kinds = self.dependencies.kinds
         sent, sent_then = self.sent(now, t), self.sent(then, self.last)
@@ -258,16 +256,18 @@ class Fold:
             return []
         if now is then:
             return []
-        adds = parent is not None and plain_name(parent) == "add" and not parent.kwargs
-        if adds and kinds[now] == kinds[then] == Kind.LIVE:
-            assert parent is not None
-            if value_of(now).shape == value_of(then).shape and not self._equal(now, then):
-                self.added[then] = parent
-                self.leaves.setdefault(then, [then] * self.steps)[t] = now
-                return []
+        if kinds[now] == kinds[then] == Kind.LIVE:
+            if not self._equal(now, then):
+                if value_of(now).shape != value_of(then).shape or not value_of(then).is_floating_point():
+                    raise self._differ(cell, t, now, then)
+                self.varying.setdefault(then, [then] * self.steps)[t] = now
+            return []
         if is_dropout(then):
             self.dropouts.setdefault(then, [then] * self.steps)[t] = now
-        return [(a, b, then) for a, b in self._operands(cell, t, now, then)]
+        pairs = _pairs(now, then)
+        if pairs is None:
+            raise self._differ(cell, t, now, then)
+        return pairs
 
     def _equal(self, now: Node, then: Node) -> bool:
         """Return whether two nodes of parameters alone are the same expression."""
@@ -275,12 +275,6 @@ class Fold:
             return True
         pairs = _pairs(now, then)
         return pairs is not None and all(self._equal(a, b) for a, b in pairs)
-
-    def _operands(self, cell: Cell, t: int, now: Node, then: Node) -> list[tuple[Node, Node]]:
-        pairs = _pairs(now, then)
-        if pairs is None:
-            raise self._differ(cell, t, now, then)
-        return pairs
 
     def _is_rest(self, node: Node) -> bool:
         while name_of(node) in SAME and node.args:

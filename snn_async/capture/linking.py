@@ -1,7 +1,7 @@
 """The operators between two nodes of a graph as synapses: which weights, which geometry, else a function of rows."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch

@@ -20,6 +20,7 @@ from snn_async.capture.kinds import Kind, is_dropout, name_of, shape_of, storage
 from snn_async.capture.recording import NEURON
 from snn_async.capture.remembering import Memories
 from snn_async.graph.grids import from_units, to_units
+from snn_async.graph.live import Found
 
 Shown = tuple[str, str | int]  # a population, "spikes" or the number of a state
 
@@ -32,7 +33,7 @@ class Encoded(NamedTuple):
         x: (T, B, S), the network's inputs one after another, in unit order.
         gains: (T, B, n) factors, in unit order.
         states: per population, the states that the model gives it, in unit order; () to start from rest.
-        found: live values.
+        found: live values, one for all timesteps or one for each.
         memories: what is carried on besides neurons' states; they are the last of the inputs, and not in `x`.
     """
 
@@ -40,7 +41,7 @@ class Encoded(NamedTuple):
     x: Tensor
     gains: tuple[Tensor, ...]
     states: dict[str, tuple[Tensor, ...]]
-    found: tuple[Tensor, ...]
+    found: tuple[Found, ...]
     memories: Memories | None
 
 
@@ -66,11 +67,7 @@ class Program:
         self._sent = self._sent_to_result()
         self.shown: tuple[Shown, ...] = tuple(dict.fromkeys(what for _, what, _ in self._sent))
         self._gains = {node: _Column(self._over_time(node), False) for node, _ in assembly.gains}
-        self._leaves = {
-            node: _Column(fold.leaves[node], node not in fold.added)
-            for node in assembly.inputs
-            if node in fold.leaves
-        }
+        self._leaves = [_Column(fold.leaves[node], True) for node in assembly.inputs if node in fold.leaves]
         self._initial = {cell.name: cell.initial for cell in fold.cells if cell.initial is not None}
         stops = {node for node, _, _ in self._sent}
         needed = self._closure(self._wanted, stops)
@@ -78,10 +75,10 @@ class Program:
             n for n in nodes if n in needed and n not in stops and dependencies.kinds[n] == Kind.CORE
         ]
         wanted = [n for n in needed if dependencies.kinds[n] != Kind.CORE]
-        wanted += [n for column in self._leaves.values() for n in column.nodes]
+        wanted += [n for column in self._leaves for n in column.nodes]
         wanted += [n for states in self._initial.values() for n in states]
         wanted += [n for column in self._gains.values() for n in column.nodes if not is_dropout(n)]
-        wanted += assembly.lives.nodes
+        wanted += [n for node in assembly.lives.nodes for n in fold.varying.get(node, [node])]
         before = dependencies.closure(wanted)
         self._before = [n for n in nodes if n in before and n.op == "call_function"]
         self._constants = {n: recording.constants[n.target] for n in nodes if n.op == "get_attr"}
@@ -136,10 +133,10 @@ class Program:
             values[node] = run_node(node, values)
         grids = self._assembly.graph.input_grids
         parts = [
-            to_units(self._stacked(column, [self._shaped(node, values[n]) for n in column.nodes]), grid)
-            for (node, column), grid in zip(self._leaves.items(), grids.values(), strict=False)
+            to_units(self._stacked(column, [values[n] for n in column.nodes]), grid)
+            for column, grid in zip(self._leaves, grids.values(), strict=False)
         ]
-        found = tuple(values[n] for n in self._assembly.lives.nodes)
+        found = self._found(values)
         factors = {
             node: self._stacked(column, [self._factor(node, n, values) for n in column.nodes])
             for node, column in self._gains.items()
@@ -156,10 +153,11 @@ class Program:
             memories=Memories(self._assembly.memories, found) if self._assembly.memories else None,
         )
 
-    def _shaped(self, node: Node, value: Tensor) -> Tensor:
-        """Return an encoded value; a parameter that is added to a sum, for each of its rows."""
-        parent = self._fold.added.get(node)
-        return value if parent is None else value.expand(shape_of(parent))
+    def _found(self, values: Values) -> tuple[Found, ...]:
+        """Return the live values, in every timestep if some are others in each."""
+        lives, varying = self._assembly.lives.nodes, self._fold.varying
+        steps = range(self.steps) if not varying.keys().isdisjoint(lives) else [self.steps - 1]
+        return tuple(tuple(values[varying[n][t] if n in varying else n] for n in lives) for t in steps)
 
     def _factor(self, node: Node, now: Node, values: Values) -> Tensor:
         if is_dropout(now):

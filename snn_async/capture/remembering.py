@@ -53,8 +53,9 @@ class Memories:
     """All that is carried on, one after another at the end of the inputs; it is 0 before the first timestep."""
 
     parts: Sequence[Memory]
-    found: Found
+    found: tuple[Found, ...]
 
-    def after(self, inputs: Tensor, spikes: Tensor, last_spikes: Tensor) -> Tensor:
-        """Return the values (B, L) after a timestep."""
-        return torch.cat([one.after(self.found, inputs, spikes, last_spikes) for one in self.parts], 1)
+    def after(self, t: int, inputs: Tensor, spikes: Tensor, last_spikes: Tensor) -> Tensor:
+        """Return the values (B, L) after timestep t of a run."""
+        found = self.found[t if len(self.found) > 1 else 0]
+        return torch.cat([one.after(found, inputs, spikes, last_spikes) for one in self.parts], 1)

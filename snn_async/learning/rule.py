@@ -46,8 +46,8 @@ class Standing:
 class Memories(Protocol):
     """What a model carries from one timestep to the next outside of neurons."""
 
-    def after(self, inputs: Tensor, spikes: Tensor, last_spikes: Tensor) -> Tensor:
-        """Return the values (B, L) after a timestep with inputs (B, S) and spikes (B, N)."""
+    def after(self, t: int, inputs: Tensor, spikes: Tensor, last_spikes: Tensor) -> Tensor:
+        """Return the values (B, L) after timestep t of a run, with inputs (B, S) and spikes (B, N)."""
         ...
 
 
@@ -56,6 +56,7 @@ class Job:
     """What is run.
 
     Attributes:
+        parameters: one for all timesteps, or one for each.
         x: (T, B, S - L) input in unit order, without the memories.
         source_scale, target_scale: gains per projection, (T, B, fan) or None (`snn_async.graph.parameters.scales_of`).
         live: the neurons' parameters, as `Neuron.read` returned them, per population.
@@ -66,7 +67,7 @@ class Job:
     engine: Engine
     graph: Graph
     execution: Execution
-    parameters: Parameters
+    parameters: tuple[Parameters, ...]
     x: Tensor
     source_scale: tuple[Tensor | None, ...]
     target_scale: tuple[Tensor | None, ...]
@@ -97,7 +98,7 @@ class Job:
 
     def values(self, t: int, standing: Standing) -> Values:
         """Return what timestep t of this run begins with."""
-        like = self.input(t, standing)
+        like, parameters = self.input(t, standing), self.parameters[t if len(self.parameters) > 1 else 0]
         charges = [
             population.neuron.begin(live, state)
             for population, live, state in zip(
@@ -111,8 +112,8 @@ class Job:
         )
         return Values(
             x=like,
-            weights=self.parameters.weights,
-            biases=self.parameters.biases,
+            weights=parameters.weights,
+            biases=parameters.biases,
             base=base,
             gain=gain,
             threshold=threshold,
@@ -120,7 +121,7 @@ class Job:
             pending=standing.pending.amplitude,
             source_scale=tuple(None if scale is None else scale[t] for scale in self.source_scale),
             target_scale=tuple(None if scale is None else scale[t] for scale in self.target_scale),
-            parameters=self.parameters.live,
+            parameters=parameters.live,
         )
 
     def start(self, t: int, pending: PendingEvents) -> Start:
@@ -192,7 +193,7 @@ class Rule(ABC):
             )
             memories = standing.memories
             if job.memories is not None:
-                memories = job.memories.after(job.input(t, standing), done.spikes, standing.spikes)
+                memories = job.memories.after(t, job.input(t, standing), done.spikes, standing.spikes)
             standing = Standing(neurons, done.spikes, done.pending, memories)
             simulations.append(done)
             for (name, what), found in shown.items():

@@ -48,6 +48,7 @@ class UnlayeredBackprop(Rule):
         simple = (
             simple
             and job.memories is None
+            and len(job.parameters) == 1
             and not any(population.detached for population in job.graph.populations)
         )
         if job.keep_log or not simple or runs_sequences is None or not runs_sequences(job.graph):

@@ -29,8 +29,8 @@ def run_whole(job: Job) -> Trajectory:
     leak, gain, offset, threshold = (torch.cat(column) for column in zip(*job.live, strict=True))
     values = SequenceValues(
         x=job.x,
-        weights=job.parameters.weights,
-        biases=job.parameters.biases,
+        weights=job.parameters[0].weights,
+        biases=job.parameters[0].biases,
         potentials=_joined(potentials),
         fired=_joined(fired),
         leak=leak,
