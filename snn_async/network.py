@@ -19,7 +19,6 @@ from snn_async.graph.grids import from_units
 from snn_async.graph.parameters import collect, scales_of
 from snn_async.learning.rule import Job, Shown, Standing
 from snn_async.learning.unlayered import UnlayeredBackprop
-from snn_async.neurons import State
 from snn_async.options import Options, in_evaluation, with_barrier
 from snn_async.results import AsyncRun, AsyncState, Record, activity_of, check_state, layout_of_state
 from snn_async.trace import Trace, trace_of
@@ -34,9 +33,11 @@ class Captured(Protocol):
     Attributes:
         steps, samples: T and B.
         shown: what `decode` needs of a run, see `Job.shown`.
+        outside: whether the model's forward is one timestep, called once for each.
     """
 
     graph: Graph
+    outside: bool
     steps: int
     samples: int
     shown: tuple[Shown, ...]
@@ -321,10 +322,12 @@ class AsyncNetwork(nn.Module):
             check_state(state, graph, captured.samples)
             sample_ids = state.sample_ids if sample_ids is None else sample_ids
         ids = checks.check_sample_ids(sample_ids, captured.samples)
-        seed = self._seed(state) if seed is None else checks.check_seed(seed)
+        seed = None if seed is None else checks.check_seed(seed)
         hooked = [p.name for p in graph.populations if p.neuron.module._forward_hooks]
         with torch.autocast(kind_of(self.model)[1].type, enabled=False):
             encoded = captured.encode(self.model, args, kwargs)
+            if seed is None:  # after what the model draws itself
+                seed = self.seed if layered and state is None else self._seed(state)
             job = job_for(plan._replace(execution=execution), encoded, state, seed, ids)
             wanted = [(name, what) for name in (graph.output, *names, *hooked) for what in ("spikes", 0)]
             job = replace(job, shown=tuple(dict.fromkeys([*captured.shown, *wanted])))
@@ -362,7 +365,9 @@ def job_for(plan: Plan, encoded: Encoded, state: AsyncState | None, seed: int, s
         live = tuple(population.neuron.read(population, like) for population in graph.populations)
     if state is None:
         rest = tuple(
-            _started(population.neuron.rest(own, x.shape[1], like), encoded.states.get(population.name, ()))
+            population.neuron.started(
+                own, encoded.states.get(population.name, ()), population.neuron.rest(own, x.shape[1], like)
+            )
             for population, own in zip(graph.populations, live, strict=True)
         )
         spikes = like.new_zeros(()).expand(x.shape[1], graph.size)
@@ -387,11 +392,6 @@ def job_for(plan: Plan, encoded: Encoded, state: AsyncState | None, seed: int, s
         standing=standing,
         shown=((graph.output, "spikes"),),
     )
-
-
-def _started(rest: State, given: tuple[Tensor, ...]) -> State:
-    """Return a state of which the model gives the first parts."""
-    return (*given, *rest[len(given) :])
 
 
 def _shaped(graph: Graph, name: str, x: Tensor) -> Tensor:

@@ -7,9 +7,10 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from tiny_data import TinyEvents, make_net
 
-from lightning_modules import RateLoss, SpikingClassifier
+from lightning_modules import MeanLoss, RateLoss, SpikingClassifier
 from lightning_modules.training.lightning_warnings import quiet_lightning
-from snn_async.errors import CheckpointError, OptionError
+from lightning_modules.training.losses import loss_for
+from snn_async.errors import CheckpointError, OptionError, UnsupportedModelError
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +125,19 @@ def halve(optimizer):
 def test_rate_loss_is_cross_entropy_of_counts():
     counts = torch.tensor([[[2.0, 0.0]], [[1.0, 1.0]]])  # T = 2, B = 1: totals 3 and 1
     assert RateLoss(0.5)(counts, torch.tensor([0])).item() == pytest.approx(0.3133, abs=1e-4)  # log(1 + e^-1)
+
+
+def test_the_usual_loss_follows_from_the_outputs():
+    spikes, y = torch.tensor([[[2.0, 0.0]], [[1.0, 1.0]]]), torch.tensor([0])
+    logits = torch.tensor([[3.0, 1.0]])
+    assert loss_for(spikes)(spikes, y) == RateLoss()(spikes, y) == loss_for(logits)(logits, y)
+    assert loss_for(spikes / 3)(spikes / 3, y) == MeanLoss()(spikes / 3, y)
+
+
+def test_results_without_classes_are_refused():
+    model = torch.nn.Sequential(make_net(), torch.nn.Unflatten(1, (3, 1)))
+    with pytest.raises(UnsupportedModelError, match=r"returned a tensor of shape \(4, 2, 3, 1\)"):
+        SpikingClassifier(model)(torch.ones(4, 2, 12))
 
 
 def test_bad_options_are_refused():

@@ -57,8 +57,8 @@ class MeanLoss(nn.Module):
 def loss_for(outputs: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     """Return the loss of outputs for which none was chosen.
 
-    Of outputs over time (T, B, classes), `RateLoss` on spikes and `MeanLoss` on potentials: whole numbers only are taken
-    for spikes. Of logits (B, classes), cross entropy.
+    Of outputs over time (T, B, classes), `RateLoss` on spikes and `MeanLoss` on potentials: outputs that are all whole
+    numbers are taken for spikes. Of logits (B, classes), cross entropy.
     """
     if outputs.dim() == 2:
         return cross_entropy

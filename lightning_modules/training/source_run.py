@@ -25,7 +25,8 @@ def has_batch_norm(model: nn.Module) -> bool:
 def run_source(model: nn.Module, plan: Plan, x: Tensor) -> RunSummary:
     """Run the source model on x from rest, in its own framework and mode; BatchNorm acts as it does there.
 
-    It is called as `AsyncNetwork` calls it: with all timesteps, or once per timestep. States are reset before and after.
+    It is called as `AsyncNetwork` understood it: with all timesteps, or once per timestep. States are reset before and
+    after.
 
     Args:
         plan: of x, from `AsyncNetwork.plan`.

@@ -231,11 +231,6 @@ class Assembly:
             return [term.through(Link(node, data[0])) for term in self._terms_of(data[0])]
         if name in MAXIMA:
             return [self._largest(node, data[0])]
-        if name == "detach":
-            raise UnsupportedModelError(
-                f"{self._recording.place(node)}: a detach between neurons cuts the gradient of events; detach "
-                "states or the result instead"
-            )
         mask = self._mask_operand(node, data)
         if mask is None and not is_linear(node, fold.dependencies):
             return [self._waiting(node)]

@@ -33,6 +33,7 @@ class Captured:
         graph: the network of one timestep.
         steps, samples: T and B.
         shown: what `decode` needs of a run.
+        outside: whether the model's forward is one timestep, called once for each (`over_time`).
         seconds: how long the capture took.
     """
 
@@ -42,7 +43,7 @@ class Captured:
         values = _live_values(fold, tensors_of(model))
         assembly = Assembly(fold, values)
         self.graph: Graph = assembly.graph
-        self._program, self._outside = Program(fold, assembly), outside
+        self._program, self.outside = Program(fold, assembly), outside
         self.steps, self.samples, self.shown = fold.steps, fold.samples, self._program.shown
 
     def encode(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Encoded:
@@ -55,7 +56,7 @@ class Captured:
 
     def describe(self) -> str:
         """Return how the model was understood, as text."""
-        how = "one timestep per call" if self._outside else "all timesteps in one call"
+        how = "one timestep per call" if self.outside else "all timesteps in one call"
         return f"{how}; captured for T = {self.steps}, B = {self.samples} in {self.seconds:.1f} s"
 
 
@@ -91,9 +92,15 @@ def _capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         raise UnsupportedModelError(
             f"{type(model).__name__} has no spiking neurons of snnTorch or SpikingJelly in its forward"
         )
-    if any(cell.sequence for cell in cells) or any(len(cell.calls) > 1 for cell in cells):
+    if any(cell.sequence or len(cell.calls) > 1 for cell in cells):
         return _captured(model, recording, cells, outside=False)
-    return _outside(model, args, kwargs, None)
+    try:
+        return _outside(model, args, kwargs, None)
+    except SnnAsyncError as error:
+        try:  # a single timestep, of a model that runs all of them
+            return _captured(model, recording, cells, outside=False)
+        except SnnAsyncError:
+            raise error from None
 
 
 def check_model(model: nn.Module) -> nn.Module:

@@ -59,6 +59,8 @@ def cells_of(recording: Recording, dependencies: Dependencies) -> list[Cell]:
     for node in recording.graph.nodes:
         if node.target is not NEURON:
             continue
+        if node in dependencies.changed:
+            raise changed_in_place(recording, dependencies.changed[node])
         call = recording.calls[node.args[2]]
         cell = _continued(recording, dependencies, node, of_call)
         if cell is None:
@@ -75,20 +77,32 @@ def cells_of(recording: Recording, dependencies: Dependencies) -> list[Cell]:
     return cells
 
 
+def changed_in_place(recording: Recording, writer: Node) -> UnsupportedModelError:
+    """Return the error for a write into a part of what neurons get or hold."""
+    return UnsupportedModelError(
+        f"{recording.place(writer)}: a part of a tensor between neurons is changed in place; make a new one instead "
+        "(torch.where, torch.cat, a product with a mask)"
+    )
+
+
 def _continued(
     recording: Recording, dependencies: Dependencies, node: Node, of_call: dict[Node, Cell]
 ) -> Cell | None:
     """Return the cell whose states a call goes on with, None if it starts anew."""
     call = recording.calls[node.args[2]]
     found: set[Node] = set()
+    cuts: set[bool] = set()
     for k, state in enumerate(node.args[1], 1):
         source, detached = state, False
         while source.target is not getitem and name_of(source) in SAME:
             detached |= name_of(source) == "detach"
             source = source.args[0]
-        if source.target is getitem and source.args[0] in of_call and source.args[1] in (0, k):
+        own = (
+            (k, 0) if k == len(node.args[1]) > 1 and hasattr(call.module, "recurrent") else (k,)
+        )  # its spikes
+        if source.target is getitem and source.args[0] in of_call and source.args[1] in own:
             found.add(source.args[0])
-            of_call[source.args[0]].detached |= detached
+            cuts.add(detached)
         elif dependencies.kinds[state] == Kind.CORE:
             raise UnsupportedModelError(
                 f"{recording.place(node)}: {call.path!r} goes on with a state that is computed between two calls of "
@@ -102,6 +116,14 @@ def _continued(
     if before is None:
         return None
     cell = of_call[before]
+    if len(cell.calls) == 1:
+        cell.detached = cuts == {True}
+    if cuts != {cell.detached}:
+        raise UnsupportedModelError(
+            f"{recording.place(node)}: some of the states that {call.path!r} goes on with are detached, in some timesteps "
+            "only; detach all of them in every timestep, or none (to truncate backpropagation, run windows of the sequence: "
+            "net.run(x, state=run.state.detach()))"
+        )
     if cell.calls[-1] is not before or cell.module is not call.module:
         raise UnsupportedModelError(
             f"{recording.place(node)}: {call.path!r} goes on with a state that another call went on with already; "

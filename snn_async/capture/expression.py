@@ -10,6 +10,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from snn_async.capture.kinds import SHAPE_ONLY, is_random, name_of, tensors_in, value_of
+from snn_async.capture.recording import FUNCTION
 from snn_async.errors import UnsupportedModelError
 
 Values = dict[Node, Any]
@@ -24,6 +25,8 @@ def run_node(node: Node, values: Mapping[Node, Any]) -> Any:
         args, kwargs = map_arg((node.args, node.kwargs), lambda n: values[n] if n in values else _blank(n))
     else:
         args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
+    if node.target is FUNCTION:
+        return node.meta["function"].apply(args[0])
     with torch.set_grad_enabled(torch.is_grad_enabled() and not node.meta["no_grad"]):
         return node.target(*args, **kwargs)
 
@@ -94,7 +97,7 @@ class Expression:
             rows = torch.cat((rows, rows.new_zeros((self.slots - count, rows.shape[1]))))
         env = dict(given)
         for source, shape, part in zip(self.sources, self._shapes, rows.split(self.sizes, 1), strict=True):
-            env[source] = part.reshape(shape)
+            env[source] = part.reshape(shape).to(value_of(source).dtype)
         for node in self._order:
             env[node] = run_node(node, env)
         return env[self.node].reshape(self.slots, self._rows_out)[:count]
@@ -107,8 +110,11 @@ class Expression:
         shape = (self.slots, sum(self.sizes))
         one, other = (torch.randn(shape, generator=generator, dtype=torch.float64).to(like) for _ in range(2))
         other[0] = one[-1]
+        order = torch.randperm(self.slots, generator=generator)
         with torch.no_grad():
-            expected, found = self(one, values)[-1], self(other, values)[0]
+            every, moved = self(one, values).double(), self(one[order], values).double()
+            alone = self(other, values)[:1].double()
+        expected, found = torch.cat((every[order], every[-1:])), torch.cat((moved, alone))
         scale = 1 + float(expected.abs().max()) if expected.numel() else 1.0
         tolerance = 1e-9 if like.dtype == torch.float64 else 1e-3
         if not torch.allclose(expected, found, rtol=0, atol=tolerance * scale, equal_nan=True):

@@ -9,10 +9,12 @@ import math
 from operator import getitem
 from typing import Any, NamedTuple
 
+import torch
+from torch import Tensor
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
-from snn_async.capture.cells import SAME, Cell, timesteps_of
+from snn_async.capture.cells import SAME, Cell, changed_in_place, timesteps_of
 from snn_async.capture.kinds import (
     ZEROS,
     Dependencies,
@@ -23,8 +25,8 @@ from snn_async.capture.kinds import (
     tensors_in,
     value_of,
 )
-from snn_async.capture.operators import carries_weights, plain_name
-from snn_async.capture.recording import Recording
+from snn_async.capture.operators import carries_weights, data_of, plain_name
+from snn_async.capture.recording import FUNCTION, Recording
 from snn_async.errors import UnsupportedModelError
 
 Time = int | None  # a timestep, or None for all of them
@@ -61,6 +63,7 @@ class Fold:
         shape = shape_of(cells[0].calls[0].args[0])
         self.samples = shape[1] if cells[0].sequence else shape[0]
         self.where = {call: (cell, t) for cell in cells for t, call in enumerate(cell.calls)}
+        self._without_gradient = all(call.meta["no_grad"] for cell in cells for call in cell.calls)
         self.memories: dict[Node, Node] = {}
         while (found := self._fold()) is not None:
             self.memories[found[0]] = found[1]
@@ -132,7 +135,23 @@ class Fold:
         kind = self.dependencies.kinds[node]
         if kind == Kind.CORE:
             return node in self.memories or self.sent(node, time) is not None
-        return kind == Kind.LIVE or not carries_weights(node, self.dependencies)
+        return kind == Kind.LIVE or not (
+            self._holds_rows(node, time) and carries_weights(node, self.dependencies)
+        )
+
+    def _holds_rows(self, node: Node, time: Time) -> bool:
+        """Return whether an encoded node, and what it is made of, have their samples and timesteps in front."""
+
+        def holds(node: Node) -> bool:
+            if not isinstance(value_of(node), Tensor):
+                return True
+            shape, steps = shape_of(node), 1 if time is not None else self.steps
+            return shape[:1] == (steps * self.samples,) or (
+                time is None and shape[:2] == (steps, self.samples)
+            )
+
+        data = data_of(node, self.dependencies)
+        return all(holds(n) for n in (node, *data) if self.crossing(node, time) is None or n is node)
 
     def crossing(self, node: Node, time: Time) -> tuple[Node, Time] | None:
         """Return the operand, and its timestep, of a node that takes one timestep of all, or stacks them."""
@@ -182,6 +201,9 @@ class Fold:
                 if self.dependencies.kinds[node] == Kind.ENCODE:
                     self.leaves[node] = [node] if time is None else [node] * self.steps
                 continue
+            if node in self.dependencies.changed:
+                raise changed_in_place(self.recording, self.dependencies.changed[node])
+            self._check_gradient(node)
             if is_dropout(node):
                 self.dropouts[node] = [node] if time is None else [node] * self.steps
             crossing = self.crossing(node, time)
@@ -197,6 +219,14 @@ class Fold:
                 if found is not None:
                     return found
         return None
+
+    def _check_gradient(self, node: Node) -> None:
+        """Raise UnsupportedModelError for a node of the core that cuts the gradient."""
+        if name_of(node) == "detach" or (node.meta["no_grad"] and not self._without_gradient):
+            raise UnsupportedModelError(
+                f"{self.recording.place(node)}: {'detach' if not node.meta['no_grad'] else 'no_grad'} between neurons "
+                "cuts the gradient of events; detach states or the result instead, or take parameters' gradients away"
+            )
 
     def _earlier(self) -> list[int]:
         """Return the timesteps before the last one, the one in which memories are found first."""
@@ -264,7 +294,7 @@ class Fold:
             return []
         if is_dropout(then):
             self.dropouts.setdefault(then, [then] * self.steps)[t] = now
-        pairs = _pairs(now, then)
+        pairs = _pairs(now, then, self.recording.constants)
         if pairs is None:
             raise self._differ(cell, t, now, then)
         return pairs
@@ -273,7 +303,7 @@ class Fold:
         """Return whether two nodes of parameters alone are the same expression."""
         if now is then:
             return True
-        pairs = _pairs(now, then)
+        pairs = _pairs(now, then, self.recording.constants)
         return pairs is not None and all(self._equal(a, b) for a, b in pairs)
 
     def _is_rest(self, node: Node) -> bool:
@@ -299,12 +329,15 @@ class Fold:
         return names.get(node, node.name)
 
 
-def _pairs(now: Node, then: Node) -> list[tuple[Node, Node]] | None:
+def _pairs(now: Node, then: Node, constants: dict[str, Any]) -> list[tuple[Node, Node]] | None:
     """Return the operands of two nodes side by side, None if the operators or their settings differ."""
-    if now.target is not then.target or now.op != then.op or now.op in ("placeholder", "get_attr"):
+    if now.op == then.op == "get_attr":
+        a, b = constants[now.target], constants[then.target]
+        return [] if a is b or (a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)) else None
+    if now.target is not then.target or now.op != then.op or now.op == "placeholder":
         return None
-    own, own_spec = pytree.tree_flatten((now.args, now.kwargs))
-    others, other_spec = pytree.tree_flatten((then.args, then.kwargs))
+    own, own_spec = pytree.tree_flatten(_settings(now))
+    others, other_spec = pytree.tree_flatten(_settings(then))
     if own_spec != other_spec:
         return None
     pairs = []
@@ -314,3 +347,10 @@ def _pairs(now: Node, then: Node) -> list[tuple[Node, Node]] | None:
         elif type(a) is not type(b) or a != b:
             return None
     return pairs
+
+
+def _settings(node: Node) -> Any:
+    """Return what an operator is called with."""
+    if node.target is FUNCTION:
+        return node.args[0], node.meta["function"].kind
+    return node.args, node.kwargs

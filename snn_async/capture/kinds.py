@@ -63,6 +63,7 @@ class Dependencies:
         kinds: of every node.
         needs: of every node, the nodes that must have run before it: its operands, and what wrote where it reads.
         writers: per memory (`storage_of`), what writes there, in order.
+        changed: of nodes with an operand that was changed through another tensor after it was made: what changed it.
     """
 
     def __init__(self, recording: Recording) -> None:
@@ -71,6 +72,8 @@ class Dependencies:
         first_input = len(recording.parameters)
         number = 0
         self.writers: dict[int, list[Node]] = {}
+        self.changed: dict[Node, Node] = {}
+        order = {node: i for i, node in enumerate(recording.graph.nodes)}
         for node in recording.graph.nodes:
             operands = node.all_input_nodes
             self.needs[node] = [] if name_of(node) in SHAPE_ONLY else [*operands]
@@ -78,13 +81,16 @@ class Dependencies:
             if node.op == "placeholder":
                 kind = Kind.LIVE if number < first_input else Kind.ENCODE
                 number += 1
-            elif node.target is NEURON:
-                kind = Kind.CORE
             elif name_of(node) not in SHAPE_ONLY:
                 for operand in operands:
                     before = self.writers.get(storage_of(operand), ())
                     self.needs[node] += before
+                    for writer in before:
+                        if order[writer] > order[operand]:
+                            self.changed[node] = writer
                     kind = max([kind, self.kinds[operand], *(self.kinds[w] for w in before)])
+            if node.target is NEURON:
+                kind = Kind.CORE
             if kind == Kind.LIVE and is_random(node):
                 kind = Kind.ENCODE
             self.kinds[node] = kind

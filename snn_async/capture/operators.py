@@ -1,5 +1,6 @@
 """What torch's operators are to events: linear in them, the largest of a window, or something that must wait."""
 
+import torch
 from torch import Tensor
 from torch.fx import Node
 
@@ -127,7 +128,8 @@ def is_linear(node: Node, dependencies: Dependencies) -> bool:
     name, data = plain_name(node), data_of(node, dependencies)
     operands = tensors_in((node.args, node.kwargs))
     if name in RESHAPES | MOVES | SUMS:
-        return isinstance(value_of(node), Tensor | list | tuple)
+        value = value_of(node)  # a list of tensors of a split
+        return not isinstance(value, Tensor) or all(value.dtype == _dtype(operand) for operand in data)
     if name in ADDITIONS:
         return True
     if name in ("div", "divide", "true_divide"):
@@ -137,6 +139,13 @@ def is_linear(node: Node, dependencies: Dependencies) -> bool:
     if name == "batch_norm":
         return data == operands[:1] and node.args[5] is False
     return name in ("dropout", "feature_dropout")
+
+
+def _dtype(node: Node) -> torch.dtype | None:
+    """Return the dtype of a node's tensor, or of the first of several."""
+    value = value_of(node)
+    first = value if isinstance(value, Tensor) or not value else value[0]
+    return first.dtype if isinstance(first, Tensor) and first.is_floating_point() else None
 
 
 def has_gradient(node: Node) -> bool:

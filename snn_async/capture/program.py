@@ -77,10 +77,13 @@ class Program:
         wanted = [n for n in needed if dependencies.kinds[n] != Kind.CORE]
         wanted += [n for column in self._leaves for n in column.nodes]
         wanted += [n for states in self._initial.values() for n in states]
-        wanted += [n for column in self._gains.values() for n in column.nodes if not is_dropout(n)]
+        wanted += [n for node, column in self._gains.items() for n in column.nodes if not is_dropout(node)]
         wanted += [n for node in assembly.lives.nodes for n in fold.varying.get(node, [node])]
-        before = dependencies.closure(wanted)
-        self._before = [n for n in nodes if n in before and n.op == "call_function"]
+        self._run_before = before = dependencies.closure(wanted)
+        self._drawn = {
+            n: node for node, column in self._gains.items() if is_dropout(node) for n in column.nodes
+        }
+        self._before = [n for n in nodes if (n in before or n in self._drawn) and n.op == "call_function"]
         self._constants = {n: recording.constants[n.target] for n in nodes if n.op == "get_attr"}
 
     def _sent_to_result(self) -> list[tuple[Node, Shown, int | None]]:
@@ -129,8 +132,12 @@ class Program:
         names = self._fold.recording.parameters
         values |= {node: tensors[name] for node, name in zip(self._parameters, names, strict=True)}
         values |= dict(zip(self._inputs, inputs, strict=True))
+        drawn: Values = {}  # masks, in the order in which the model draws them
         for node in self._before:
-            values[node] = run_node(node, values)
+            if node in self._drawn:
+                drawn[node] = self._mask(node, inputs)
+            if node in self._run_before:
+                values[node] = run_node(node, values)
         grids = self._assembly.graph.input_grids
         parts = [
             to_units(self._stacked(column, [values[n] for n in column.nodes]), grid)
@@ -138,7 +145,13 @@ class Program:
         ]
         found = self._found(values)
         factors = {
-            node: self._stacked(column, [self._factor(node, n, values) for n in column.nodes])
+            node: self._stacked(
+                column,
+                [
+                    drawn[n] if is_dropout(node) else values[n].detach().expand(shape_of(node))
+                    for n in column.nodes
+                ],
+            )
             for node, column in self._gains.items()
         }
         return Encoded(
@@ -159,12 +172,11 @@ class Program:
         steps = range(self.steps) if not varying.keys().isdisjoint(lives) else [self.steps - 1]
         return tuple(tuple(values[varying[n][t] if n in varying else n] for n in lives) for t in steps)
 
-    def _factor(self, node: Node, now: Node, values: Values) -> Tensor:
-        if is_dropout(now):
-            like = next(v for v in values.values() if isinstance(v, Tensor) and v.is_floating_point())
-            result: Tensor = now.target(like.new_ones(shape_of(now)), *now.args[1:], **now.kwargs)
-            return result
-        return values[now].detach().expand(shape_of(node))
+    def _mask(self, node: Node, inputs: Sequence[Tensor]) -> Tensor:
+        """Return what a dropout makes of ones."""
+        like = next((v for v in inputs if v.is_floating_point()), torch.zeros(()))
+        mask: Tensor = node.target(like.new_ones(shape_of(node)), *node.args[1:], **node.kwargs)
+        return mask
 
     def _stacked(self, column: "_Column", values: Sequence[Tensor]) -> Tensor:
         """Return (T, B, n) of a value in every timestep."""

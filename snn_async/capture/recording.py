@@ -1,5 +1,6 @@
 """A model's forward, run once on fake tensors: every operator that it calls, as a graph, its neurons as opaque ones."""
 
+import functools
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -11,9 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd.function import FunctionCtx
 from torch.func import functional_call
 from torch.fx import Graph, Node
-from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
+from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_proxy_mode, make_fx
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
@@ -33,6 +35,33 @@ def _like_current(current: Tensor, states: list[Tensor], call: int, count: int) 
 _LIBRARY.impl("neuron", _like_current, "CompositeExplicitAutograd")
 torch.library.register_fake("snn_async::neuron", _like_current, lib=_LIBRARY)
 NEURON = torch.ops.snn_async.neuron.default
+
+# A `torch.autograd.Function`, whose backward is its own: it is in `Node.meta["function"]`.
+_LIBRARY.define("function(Tensor[] tensors, int call) -> Tensor[]")
+FUNCTION = torch.ops.snn_async.function.default
+_FUNCTIONS: dict[int, "_Function"] = {}  # of the recording that is being made
+
+
+class _Function(NamedTuple):
+    """One call of a `torch.autograd.Function`.
+
+    Attributes:
+        kind: its class, and what it is called with besides tensors.
+        apply: takes the call's tensors, returns what it gives, in pytree's order.
+        gives: what it gave, on fake tensors.
+    """
+
+    kind: tuple[Any, ...]
+    apply: Callable[[Sequence[Tensor]], list[Any]]
+    gives: list[Tensor]
+
+
+def _like_given(tensors: list[Tensor], call: int) -> list[Tensor]:
+    return [torch.empty_like(value) for value in _FUNCTIONS[call].gives]
+
+
+_LIBRARY.impl("function", _like_given, "CompositeExplicitAutograd")
+torch.library.register_fake("snn_async::function", _like_given, lib=_LIBRARY)
 
 _FACTORIES = {torch.ones, torch.zeros, torch.arange, torch.full, torch.tensor}
 
@@ -132,22 +161,74 @@ def record(model: nn.Module, call: Callable[..., Any], arguments: Any) -> Record
         results.append(result)
         return [value for value in pytree.tree_leaves(result) if isinstance(value, Tensor)]
 
-    with replaced(model, emit_for), _quiet(), torch.autocast(_device(inputs).type, enabled=False):
+    with (
+        replaced(model, emit_for),
+        _quiet(),
+        _functions_whole(),
+        torch.autocast(_device(inputs).type, enabled=False),
+    ):
         named = tensors_of(model)  # with states at rest
         for part in model.modules():
             if isinstance(part, _BatchNorm):
                 part.training = False  # it uses its running statistics (`Options.batch_norm`)
         try:
             module = make_fx(run, tracing_mode="fake", pre_dispatch=True, _allow_non_fake_inputs=True)(
-                [tensor.detach() for tensor in named.values()], [value.detach() for value in inputs]
+                list(named.values()), inputs
             )
         except SnnAsyncError:
             raise
         except Exception as error:
             raise _failed(model, error) from error
     _note_grad_mode(module.graph)
+    for node in module.graph.nodes:
+        if node.target is FUNCTION:
+            node.meta["function"] = _FUNCTIONS[node.args[1]]
     constants = {n.target: getattr(module, n.target) for n in module.graph.nodes if n.op == "get_attr"}
     return Recording(module.graph, tuple(named), tuple(calls), places, constants, results[0])
+
+
+@contextmanager
+def _functions_whole() -> Iterator[None]:
+    """Record every `torch.autograd.Function` as one operator rather than by what its forward calls."""
+    _FUNCTIONS.clear()
+    own = [cls for cls in _subclasses(torch.autograd.Function) if "forward" in vars(cls)]
+    forwards = [vars(cls)["forward"] for cls in own]
+    for cls in own:
+        cls.forward = staticmethod(functools.partial(_forward, cls, cls.forward))
+    try:
+        yield
+    finally:
+        for cls, forward in zip(own, forwards, strict=True):
+            cls.forward = forward
+
+
+def _subclasses(base: Any) -> Iterator[Any]:
+    for cls in base.__subclasses__():
+        if not cls.__module__.startswith("torch."):
+            yield cls
+        yield from _subclasses(cls)
+
+
+def _forward(cls: Any, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Stand in for the forward of a `torch.autograd.Function` while a model is recorded."""
+    given = args[1:] if args and isinstance(args[0], FunctionCtx) else args
+    leaves, spec = pytree.tree_flatten((given, kwargs))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    if get_proxy_mode() is None or not any(isinstance(tensor, FakeTensor) for tensor in tensors):
+        return forward(*args, **kwargs)
+
+    def apply(values: Sequence[Tensor]) -> list[Any]:
+        rest = iter(values)
+        filled = [next(rest) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        own, named = pytree.tree_unflatten(filled, spec)
+        return pytree.tree_leaves(cls.apply(*own, **named))
+
+    with disable_proxy_modes_tracing():
+        gives, shape = pytree.tree_flatten(forward(*args, **kwargs))
+    call = len(_FUNCTIONS)
+    others = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
+    _FUNCTIONS[call] = _Function((cls, str(spec), *others), apply, gives)
+    return pytree.tree_unflatten(FUNCTION(tensors, call), shape)
 
 
 @contextmanager
@@ -192,6 +273,10 @@ class _Watching(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is Tensor.register_hook:
+            raise UnsupportedModelError(
+                f"{self._place()}: a hook on the gradient of a tensor would not be called; remove it"
+            )
         given = [value for value in pytree.tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
         if not any(isinstance(value, FakeTensor) for value in given) and (given or func in _FACTORIES):
             with _disable_current_modes():

@@ -13,9 +13,11 @@ from snn_async.capture.operators import RESHAPES, plain_name
 def simplify(graph: Graph) -> None:
     """Let whoever takes an entry of a stack, or of a tensor that was filled entry by entry, get what was put there."""
     filled: dict[tuple[int, tuple[int, ...], int, int], Node] = {}
-    others: set[int] = set()  # storages that are changed otherwise
+    others = {
+        storage_of(written) for node in graph.nodes if (written := _written_otherwise(node)) is not None
+    }
     for node in list(graph.nodes):
-        entry = _unchanged(node) or _stacked(node) or _filled(node, filled, others)
+        entry = _unchanged(node) or _stacked(node, others) or _filled(node, filled, others)
         if entry is not None:
             node.replace_all_uses_with(entry)
             continue
@@ -23,10 +25,8 @@ def simplify(graph: Graph) -> None:
         if written is None:
             continue
         place = _place(written)
-        if name_of(node) == "copy_" and place is not None and shape_of(written) == shape_of(node.args[1]):
+        if place is not None and place[0] not in others:
             filled[place] = node.args[1]
-        else:
-            others.add(storage_of(written))
 
 
 def _unchanged(node: Node) -> Node | None:
@@ -38,7 +38,14 @@ def _unchanged(node: Node) -> Node | None:
     return node.args[0] if same and storage_of(node) == storage_of(node.args[0]) else None
 
 
-def _stacked(node: Node) -> Node | None:
+def _written_otherwise(node: Node) -> Node | None:
+    """Return what a node changes in place, unless it fills one entry of a tensor with another tensor."""
+    written = writes(node)
+    fills = name_of(node) == "copy_" and written is not None and _place(written) is not None
+    return None if fills and shape_of(written) == shape_of(node.args[1]) else written
+
+
+def _stacked(node: Node, others: set[int]) -> Node | None:
     """Return the entry of a stack that a node takes."""
     if name_of(node) == "select":
         stack, dim, index = node.args[:3]
@@ -52,7 +59,8 @@ def _stacked(node: Node) -> Node | None:
     parts: Any = stack.args[0]
     ndim = len(shape_of(stack))
     along = stack.args[1] if len(stack.args) > 1 else 0
-    return parts[index] if dim % ndim == along % ndim else None
+    changed = storage_of(stack) in others or storage_of(parts[index]) in others
+    return parts[index] if dim % ndim == along % ndim and not changed else None
 
 
 def _filled(
@@ -60,7 +68,9 @@ def _filled(
 ) -> Node | None:
     place = _place(node)
     found = None if place is None or place[0] in others else filled.get(place)
-    return found if found is not None and shape_of(found) == shape_of(node) else None
+    if found is None or shape_of(found) != shape_of(node) or storage_of(found) in others:
+        return None
+    return found
 
 
 def _place(node: Node) -> tuple[int, tuple[int, ...], int, int] | None:

@@ -122,6 +122,8 @@ class _Filled(dict[Node, Any]):
 
 def _moved(link: Link, slots: int, size: int, result: int, values: Mapping[Node, Any]) -> Wires | None:
     places = torch.arange(1, slots * size + 1, dtype=torch.float64).reshape(shape_of(link.operand))
+    if _run(link, torch.zeros_like(places), values).any():
+        return None  # it fills in values
     found = _run(link, places, values).reshape(slots, result).long().numpy() - 1
     here = found[0] >= 0
     shift = np.arange(slots)[:, None] * size

@@ -88,6 +88,10 @@ class Neuron(ABC):
     def rest(self, live: Any, samples: int, like: Tensor) -> State:
         """Return the state before the first timestep; `live` is what `read` returned."""
 
+    def started(self, live: Any, given: State, rest: State) -> State:
+        """Return the state before the first timestep where the model gives the first parts of it."""
+        return (*given, *rest[len(given) :])
+
     @abstractmethod
     def begin(self, live: Any, state: State) -> Charge:
         """Return what a timestep starts with."""

@@ -71,6 +71,10 @@ class LinearNeuron(Neuron):
         fired = self._above(v, live) if self.delayed_reset else torch.zeros_like(v)
         return v, fired
 
+    def started(self, live: LinearParameters, given: State, rest: State) -> State:
+        v, *_ = (*given, *rest)
+        return v, self._above(v, live) if self.delayed_reset else rest[1], *rest[2:]
+
     def begin(self, live: LinearParameters, state: State) -> Charge:
         v, fired = state
         if self.delayed_reset in ("value", "swallow"):

@@ -90,16 +90,26 @@ class ProbedNeuron(Neuron):
     def rest(self, live: Live, samples: int, like: Tensor) -> State:
         frame = like.new_zeros((samples, *live.shape))
         states = self.step.rest(live.ending, frame)
+        return self._units(live, self._with_fired(live, states), like)
+
+    def started(self, live: Live, given: State, rest: State) -> State:
+        whole = super().started(live, given, rest)
+        states, _ = self._framed(live, whole)
+        return self._units(live, self._with_fired(live, states), rest[0]) if given else rest
+
+    def _with_fired(self, live: Live, states: States) -> States:
+        """Return states with last timestep's spikes, if they are kept.
+
+        snnTorch derives a delayed reset from the stored potential, which may be above a threshold from the start.
+        """
         if not self.keeps_spikes:
-            return self._units(live, states, like)
-        # snnTorch derives a delayed reset from the stored potential, which may be above a threshold from the start
-        fired = frame
-        for call, x in zip(
-            self.calls, self._run(live.ending, frame, states, frame, frame).asked, strict=True
-        ):
+            return states
+        fired = nothing = torch.zeros_like(states[0])
+        asked = self._run(live.ending, nothing, states, nothing, nothing).asked
+        for call, x in zip(self.calls, asked, strict=True):
             if call in ("fired", "fired once"):
                 fired = self.surrogate(x).detach()
-        return self._units(live, (*states, fired), like)
+        return (*states, fired)
 
     def begin(self, live: Live, state: State) -> Charge:
         states, fired = self._framed(live, state)

@@ -74,7 +74,7 @@ class Junctions:
         if self.kinds[node] == "sum":
             amounts = cells.clone()
             cells.zero_()
-            return reached, amounts, None
+            return reached.clone(), amounts, None
         windows, before, maxima = self.windows[node], self.holders[node], self.maxima[node]
         in_windows = windows.gather(cells, -torch.inf)
         largest, place = in_windows.amax(2), in_windows.argmax(2)  # the first of equal ones

@@ -4,7 +4,7 @@ The maps take their weights from `Values`, so autograd sees them; `Affine` synap
 `Values`. Who is reached depends on the graph alone and is kept for each device.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from snn_async.engines.contract import Values
+from snn_async.engines.torch.device import any_of, numbers
 from snn_async.graph import Graph
 from snn_async.graph.layout import layout_of
 from snn_async.graph.parameters import dealt
@@ -76,10 +77,23 @@ def current_maps(graph: Graph, values: Values) -> list[Map]:
         synapses = projection.synapses
         packed = values.weights[first : first + synapses.weight_count]
         if isinstance(synapses, Affine):
-            maps.append(partial(synapses.current, values=own))
+            maps.append(_Linear(synapses, own))
         else:
             maps.append(connection.wiring or _known(synapses, packed))
     return maps
+
+
+class _Linear:
+    """The linear part of an affine function; what it makes of zeros is computed once."""
+
+    def __init__(self, synapses: Affine, values: Sequence[Tensor]) -> None:
+        self.function = partial(synapses.call, values=values)
+        self.constant: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.constant is None:
+            self.constant = self.function(torch.zeros_like(x[:1]))
+        return self.function(x) - self.constant
 
 
 def _known(synapses: Synapses, packed: Tensor) -> Map:
@@ -143,7 +157,7 @@ def _connections(synapses: Synapses, device: torch.device) -> Connections:
         return Connections(lambda present: reach(present.float()) > 0, degree, wiring)
     out = synapses.fan_out
     return Connections(
-        lambda present: present.any(1, keepdim=True).expand(-1, out), None if degree is None else degree * out
+        lambda present: any_of(present, 1)[:, None].expand(-1, out), None if degree is None else degree * out
     )
 
 
@@ -174,8 +188,8 @@ def _reach_of_convolution(synapses: Convolution, like: Tensor) -> Connections:
     ones = _convolution(synapses, like.new_ones((groups, 1, *synapses.kernel)), groups)
 
     def reach(present: Tensor) -> Tensor:
-        per_group = present.unflatten(-1, (height * width, groups, channels // groups)).any(-1)
-        return (ones(per_group.to(like).flatten(1)) > 0.5).repeat_interleave(outs, 1)
+        per_group = any_of(present.unflatten(-1, (height * width, groups, channels // groups)), -1)
+        return (ones(numbers(per_group, like).flatten(1)) > 0.5).repeat_interleave(outs, 1)
 
     with torch.enable_grad():
         site = like.new_zeros((1, height * width * groups)).requires_grad_()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from snn_async.engines.contract import PendingEvents
-from snn_async.engines.torch.device import places, to_host
+from snn_async.engines.torch.device import entries, places, to_host
 from snn_async.engines.torch.structure import Structure
 
 Rows = list[tuple[Tensor, ...]]
@@ -49,10 +49,13 @@ class Recorder:
     def settle(self, sizes: list[int]) -> None:
         """Make lists of the new blocks, given their `sizes`."""
         for block, size in zip(self.blocks, sizes, strict=True):
-            at = places(block.mask, size) if size else ()
+            if not size:
+                continue
+            sample, place = places(block.mask, size)
             for rows, columns in ((self.emissions, block.emission), (self.deliveries, block.delivery)):
-                if at and columns is not None:
-                    rows.append((at[0], *(column.expand(block.mask.shape)[at] for column in columns)))
+                if columns is not None:
+                    found = (entries(column, block.mask.shape, sample, place) for column in columns)
+                    rows.append((sample, *found))
         self.blocks.clear()
 
     def columns(self, emitted: Tensor, left: PendingEvents, left_number: Tensor) -> dict[str, Tensor]:
@@ -66,7 +69,7 @@ class Recorder:
         self.settle(sizes)
         offsets = torch.nn.functional.pad(emitted.cumsum(0), (1, 0))
         sample, number, *columns = (torch.cat(column) for column in zip(*self.emissions, strict=True))
-        row = offsets[sample] + number
+        row = offsets.index_select(0, sample) + number
         ordered = [torch.empty_like(column).index_copy_(0, row, column) for column in columns]
         emissions = dict(zip(EMISSION[1:], ordered, strict=True))
         return (
@@ -81,10 +84,13 @@ class Recorder:
         rows = zip(nothing, *self.deliveries, strict=True)
         sample, number, group, step = (torch.cat(column) for column in rows)
         order = sample.argsort(stable=True)
-        event, group, step = (offsets[sample] + number)[order], group[order], step[order]
-        degree = self.structure.degree[group]
+        event = offsets.index_select(0, sample) + number
+        event, group, step = (column.index_select(0, order) for column in (event, group, step))
+        degree = self.structure.degree.index_select(0, group)
         ((total,),) = to_host(degree.sum())
         each = torch.arange(len(group), device=group.device).repeat_interleave(degree, output_size=total)
-        nth = torch.arange(total, device=group.device) - (degree.cumsum(0) - degree)[each]
-        projection = self.structure.edges[self.structure.first_edge[group][each] + nth]
-        return {"event": event[each], "projection": projection, "step_of_delivery": step[each]}
+        first = self.structure.first_edge.index_select(0, group) - (degree.cumsum(0) - degree)
+        edge = first.index_select(0, each) + torch.arange(total, device=group.device)
+        projection = self.structure.edges.index_select(0, edge)
+        event, step = event.index_select(0, each), step.index_select(0, each)
+        return {"event": event, "projection": projection, "step_of_delivery": step}

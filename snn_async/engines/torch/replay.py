@@ -18,7 +18,7 @@ from torch import Tensor
 
 from snn_async.engines.contract import NEVER, NOT_YET, Execution, Slopes, Start, Values
 from snn_async.engines.event_log import EventLog
-from snn_async.engines.torch.device import MOST_STEPS, Distinct, to_host
+from snn_async.engines.torch.device import MOST_STEPS, Distinct, numbers, to_host
 from snn_async.engines.torch.maps import current_maps
 from snn_async.engines.torch.rows import Decisions, LogIndex, Stream
 from snn_async.engines.torch.structure import structure_of
@@ -69,7 +69,7 @@ class _Replay:
         self.maps, self.index = current_maps(graph, values), LogIndex(structure, log, slopes)
         self.junctions = dict(enumerate(graph.junctions, self.layout.populations))
         self.live = dealt(graph, values.parameters)[1]
-        self.everyone = torch.arange(len(values.x), device=values.x.device)
+        self.everyone = self.index.everyone
         self.variables: dict[int, Tensor] = {}
         self.silent: dict[int, Tensor] = {}
         self.passed: dict[int, list[Stream]] = {}
@@ -95,20 +95,21 @@ class _Replay:
             current = current + _between(
                 arrivals, before, torch.where(deciding, step, NOT_YET), self.everyone
             )
+            seen = numbers(deciding, base)
             if m == 0:
-                current = current + torch.where(deciding, self._would_be_currents(p, step), 0.0)
+                current = current + seen * self._would_be_currents(p, step)
             before = torch.where(deciding, step, before)
             if not self.neurons[p].spiking:
                 continue
             u, fired = base + gain * current, decisions.fired[m]
-            s = torch.where(deciding, self._spike(p, u - threshold, decisions, m), 0.0)
+            s = seen * self._spike(p, u - threshold, decisions, m)
             variables.append(s)
             count = count + s
-            silent = torch.where(deciding & ~fired, s, silent)
+            silent = silent + numbers(deciding & ~fired, s) * s  # a neuron has one silent one at most
             base = base + self._reset(p, u, s, threshold, fired)
         self.silent[p] = silent
         if variables:
-            self.variables[p] = torch.stack(variables)[decisions.spikes]
+            self.variables[p] = torch.stack(variables).view(-1).index_select(0, decisions.spikes)
         if self.execution.refractory[p] == "integrate":  # who never decided got nothing
             until = torch.where(before >= 0, NEVER, NOT_YET)
             current = current + _between(arrivals, before, until, self.everyone)
@@ -151,7 +152,7 @@ class _Replay:
             if self.layout.delayed[k]:
                 spikes = self.structure.last_spikes(self.values, k)
                 total = total + self.structure.placed(k, self._through(k, spikes, self.everyone))
-        return total
+        return total.expand(len(self.everyone), -1)
 
     def _sent(self, k: int) -> list[Stream]:
         """What the sources of projection k deliver through it."""
@@ -168,9 +169,9 @@ class _Replay:
         """The differentiable amplitudes of rows of a node."""
         own, carried = self._variables_of(node), self.values.pending
         if not len(carried):
-            return own[self.index.place[rows]]
+            return own.index_select(0, self.index.place.index_select(0, rows))
         place = self.index.place[rows] + torch.where(self.index.carried[rows], 0, len(carried))
-        return torch.cat((carried, own))[place]
+        return torch.cat((carried, own)).index_select(0, place)
 
     def _variables_of(self, node: int) -> Tensor:
         """The same of all rows that a node emitted in this timestep, in their order."""
@@ -307,7 +308,7 @@ def _between(streams: list[Stream], after: Tensor, until: Tensor, everyone: Tens
     for stream in streams:
         step, whole = stream.step[:, None], stream.sample is everyone
         low, high = (after, until) if whole else (after[stream.sample], until[stream.sample])
-        part = torch.where((step > low) & (step <= high), stream.amounts, 0.0)
+        part = stream.amounts * numbers((step > low) & (step <= high), stream.amounts)
         total = total + part if whole else total.index_add(0, stream.sample, part)
     return total
 

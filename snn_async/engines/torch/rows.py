@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from snn_async.engines.contract import NEVER, Slopes
 from snn_async.engines.event_log import EventLog
-from snn_async.engines.torch.device import MOST_STEPS, Distinct, rank, to_host
+from snn_async.engines.torch.device import MOST_STEPS, Distinct, numbers, rank, to_host
 from snn_async.engines.torch.structure import Structure
 
 
@@ -21,7 +21,7 @@ class Decisions:
     fired: Tensor  # (M, B, n) whether it spiked
     value: Tensor  # (M, B, n) of the spike
     slope: Tensor  # (M, B, n) its derivative by the potential; 0 without slopes
-    spikes: tuple[Tensor, ...]  # three of (E,): at which (m, b, i) each row of the population was decided
+    spikes: Tensor  # (E,) at which place of (M, B, n), flat, each row of the population was decided
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class LogIndex:
     """Where to find things in an event log.
 
     Attributes:
+        everyone: (B,) all samples, the `sample` of a stream with one pair of each.
         sample, node, unit: (E,) of each row, the emitter.
         carried: (E,) whether a row was pending when the timestep began.
         position: (E,) of each row if all were sorted by node, carried ones first; equal ones stay in order.
@@ -48,20 +49,23 @@ class LogIndex:
         self.structure, self.log, self.slopes = structure, log, slopes
         layout, (samples, populations) = structure.layout, (len(log.carried), structure.layout.populations)
         every = torch.arange(len(log.source), device=log.source.device)
-        self.sample = torch.searchsorted(log.offsets, every, right=True) - 1
-        self.carried = every - log.offsets[self.sample] < log.carried[self.sample]
-        self.node = structure.node_of[log.source]
-        self.unit = log.source - structure.first_source[self.node + 1]
+        self.everyone = torch.arange(samples, device=every.device)
+        self.sample = self.everyone.repeat_interleave(log.offsets.diff(), output_size=len(every))
+        own = log.offsets[:-1] + log.carried
+        self.carried = every < own.index_select(0, self.sample)
+        self.node = structure.node_of.index_select(0, log.source)
+        self.unit = log.source - structure.first_source.index_select(0, self.node + 1)
 
         group = torch.where(self.carried, 0, self.node + 2)
         ordered, self._rows = group.sort(stable=True)
         row_bounds = torch.searchsorted(ordered, torch.arange(len(structure.turn) + 3, device=every.device))
         self.position = torch.empty_like(every).scatter_(0, self._rows, every)
-        self.place = self.position - row_bounds[group]
+        self.place = self.position - row_bounds.index_select(0, group)
 
         is_spike = ~self.carried & (self.node >= 0) & (self.node < populations)
         emitter = self.sample * layout.neurons + log.source - layout.inputs
-        self._nth = rank(torch.where(is_spike, emitter, -1))
+        again = structure.repeats
+        self._nth = rank(torch.where(is_spike, emitter, -1)) if again else torch.zeros_like(emitter)
         counts = torch.zeros(samples * layout.neurons, dtype=torch.int64, device=every.device)
         counts.index_add_(0, torch.where(is_spike, emitter, 0), is_spike.long())
         self._counts = counts.view(samples, layout.neurons)
@@ -69,8 +73,8 @@ class LogIndex:
         most = torch.stack([most[structure.neurons_of(p)].amax() for p in range(populations)])
 
         # deliveries by projection; those of what a "sum" or "max" passes on follow from what reached it
-        sample = self.sample[log.event]
-        relayed = structure.relays[self.node[log.event] + 1]
+        sample = self.sample.index_select(0, log.event)
+        relayed = structure.relays.index_select(0, self.node.index_select(0, log.event) + 1)
         projection = torch.where(relayed, len(structure.connections), log.projection)
         pairs = Distinct((projection * samples + sample) * MOST_STEPS + log.step_of_delivery)
         self._pair = pairs.index
@@ -99,29 +103,39 @@ class LogIndex:
         if begin == end:
             return []
         entries, pairs = self._deliveries[begin:end], slice(*self._pair_bounds[k : k + 2])
-        row, key, size = self.log.event[entries], self._pairs[pairs], int(self.structure.layout.fan_in[k])
-        unit = self.log.source[row] - int(self.structure.layout.first_source[k])
-        place, amplitude = (self._pair[entries] - pairs.start) * size + unit, amplitudes(row)
+        row, key = self.log.event.index_select(0, entries), self._pairs[pairs]
+        size = int(self.structure.layout.fan_in[k])
+        unit = self.log.source.index_select(0, row) - int(self.structure.layout.first_source[k])
+        place = (self._pair.index_select(0, entries) - pairs.start) * size + unit
+        amplitude = amplitudes(row)
         amounts = amplitude.new_zeros(len(key) * size).index_add(0, place, amplitude).view(len(key), size)
-        samples = len(self.log.carried)
-        return [Stream(key // MOST_STEPS % samples, key % MOST_STEPS, amounts, self._most_pairs[k])]
+        samples, most = len(self.log.carried), self._most_pairs[k]
+        whole = most == 1 and len(key) == samples
+        sample = self.everyone if whole else key // MOST_STEPS % samples
+        return [Stream(sample, key & (MOST_STEPS - 1), amounts, most)]
 
     def decisions(self, p: int) -> Decisions:
         """Return what population p decided."""
         rows, here = self.rows(p), self.structure.neurons_of(p)
-        at = (self._nth[rows], self.sample[rows], self.unit[rows])
+        samples, size = len(self.log.carried), here.stop - here.start
+        nth, sample, unit = (one.index_select(0, rows) for one in (self._nth, self.sample, self.unit))
+        at = (nth * samples + sample) * size + unit
         silent_step, counts = self.log.silent_step[:, here], self._counts[:, here]
         nth = torch.arange(self._most[p], device=rows.device)[:, None, None]
         silent = (counts == nth) & (silent_step >= 0)
         value = self.log.silent_potential.new_zeros(silent.shape)
         slope = torch.zeros_like(value)
         if self.slopes is not None:
-            slope = torch.where(silent, self.slopes.silent[:, here], slope)
-            slope.index_put_(at, self.slopes.events[rows])
+            slope = numbers(silent, slope) * self.slopes.silent[:, here]
+            slope.view(-1).scatter_(0, at, self.slopes.events.index_select(0, rows))
+        step, fired = NEVER + (silent_step - NEVER) * numbers(silent, silent_step), torch.zeros_like(silent)
+        step.view(-1).scatter_(0, at, self.log.step.index_select(0, rows))
+        fired.view(-1).scatter_(0, at, True)
+        value.view(-1).scatter_(0, at, self.log.amplitude.index_select(0, rows))
         return Decisions(
-            step=torch.where(silent, silent_step, NEVER).index_put_(at, self.log.step[rows]),
-            fired=torch.zeros_like(silent).index_put_(at, torch.ones_like(rows, dtype=torch.bool)),
-            value=value.index_put_(at, self.log.amplitude[rows]),
+            step=step,
+            fired=fired,
+            value=value,
             slope=slope,
             spikes=at,
         )

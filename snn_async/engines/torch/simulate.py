@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from snn_async.engines.contract import NEVER, NOT_YET, Counts, PendingEvents, Simulation
 from snn_async.engines.event_log import EventLog
-from snn_async.engines.torch.device import count_parts, to_host
+from snn_async.engines.torch.device import any_of, count_parts, to_host
 from snn_async.engines.torch.pending import of_sources, pick
 from snn_async.engines.torch.records import Block
 from snn_async.engines.torch.steps import ForwardSteps
@@ -36,6 +37,7 @@ class BatchRun(ForwardSteps):
 
     Attributes:
         live: (B,) whose timestep has not ended.
+        untaken: the populations whose turn some sample had not taken when the host last looked.
         hop: (B,) hops within this phase.
         level: (B,) how many levels of waiting junctions have passed on.
     """
@@ -66,9 +68,9 @@ class BatchRun(ForwardSteps):
             self._pass_on({-1})
         at_turn = (self._turns() == 0).expand(len(frame), -1)
         self._evaluate(self.live, at_turn, self.structure.first_turning)
-        self.iteration = 0
+        self.untaken = list(range(self.layout.populations))
         while self._next():
-            self.iteration += 1
+            pass
 
     def _turns(self) -> Tensor:
         return self.structure.turn[: self.layout.populations]
@@ -76,20 +78,24 @@ class BatchRun(ForwardSteps):
     def _next(self) -> bool:
         """Do what comes next in every sample; return whether anybody goes on."""
         to_do, table = self._decide(), self.pending
-        number, amplitude = table.number, table.amplitude
+        first, end, here = table.held, table.end_held, table.columns
+        number, amplitude = table.number[:, here], table.amplitude[:, here]
+        if self.structure.repeats:  # a source that is picked may put its next event at the same place
+            number = number.clone()
         picked = pick(table, self.execution, self.start, to_do.stepping, self.step)
-        table.remove(picked)
-        counts = of_sources(picked)
-        columns = self.structure.first_source.clamp(table.first, table.end) - table.first
-        per_node = count_parts(counts, columns)
-        flags, delivering, turning, sizes, depth = to_host(
+        table.remove(picked, self.execution.forward_group_size is None)
+        some = any_of(any_of(picked, 2), 0)
+        columns = self.structure.first_source.clamp(first, end) - first
+        flags, delivering, turning, untaken, sizes, depth = to_host(
             torch.stack([mask.any() for mask in (self.live, to_do.runaway, to_do.skipped, to_do.releasing)]),
-            per_node.any(0),
+            count_parts(some[None], columns)[0] > 0,
             to_do.at_turn.any(0),
+            (self.turn_step[:, : self.layout.populations] == NOT_YET).any(0),
             self.recorder.sizes(),
             table.alive.sum(2).amax()[None] if self.structure.repeats else self.step[:0],
         )
         self.recorder.settle(sizes)
+        self.untaken = [p for p, some in enumerate(untaken) if some]
         going_on, has_runaway, skips, releases = flags
         if has_runaway:
             raise self._runaway(to_do.runaway)
@@ -103,20 +109,24 @@ class BatchRun(ForwardSteps):
             self._release(to_do.releasing, to_do.end)
         found = [node for node, some in zip(self.structure.out_of, delivering, strict=True) if some]
         if found:
-            group = self.structure.group_of[table.first : table.end].repeat_interleave(picked.shape[2])
+            group = self.structure.group_of[first:end].repeat_interleave(picked.shape[2])
             delivery = (number.flatten(1), group, self.step[:, None])
             self.recorder.add(Block(picked.flatten(1), delivery=delivery))
-            amounts = of_sources(torch.where(picked, amplitude, 0.0))
         for node in found:
-            here = table.here(self.structure.sources(node))
-            self._deliver(self.structure.out_of[node], amounts[:, here], counts[:, here])
+            sources = self.structure.sources(node)
+            low, high = max(sources.start, first), min(sources.stop, end)
+            part = picked[:, low - first : high - first]
+            amounts = of_sources(amplitude[:, low - first : high - first] * part.view(torch.uint8))
+            outside = (low - sources.start, sources.stop - high)
+            amounts, counts = (functional.pad(one, outside) for one in (amounts, of_sources(part)))
+            self._deliver(self.structure.out_of[node], amounts, counts)
         self._pass_on(set(found))
         self._evaluate(to_do.stepping, to_do.at_turn, [p for p, some in enumerate(turning) if some])
         return True
 
     def _decide(self) -> ToDo:
         """Decide who does what next, and let their hops pass."""
-        idle = self.live & ~self.pending.alive.flatten(1).any(1)
+        idle = self.live & ~any_of(self.pending.alive[:, self.pending.columns].flatten(1), 1)
         turn = self._next_turn(idle)  # the one to skip to, or NEVER
         end = self.structure.levels[self.level]
         over = idle & (turn == NEVER)
@@ -157,10 +167,13 @@ class BatchRun(ForwardSteps):
 
     # -- turns and releases ----------------------------------------------------------------------------
 
-    def _turns_that_change(self) -> Tensor:
-        """Return whether each population's turn can change anything, (B, P)."""
-        fires, _ = self._spikes(self.able, self._potential())
-        changes = (count_parts(fires, self.structure.starts) > 0) | self.has_bias
+    def _turns_that_change(self, populations: list[int]) -> Tensor:
+        """Return whether each population's turn can change anything, (B, P); anything for others than those asked."""
+        changes = self.has_bias.expand(len(self.step), -1).clone()
+        for p in populations:
+            here = self.structure.neurons_of(p)
+            fires, _ = self._spikes(range(p, p + 1), self.able[:, here], self._potential(here))
+            changes[:, p] |= any_of(fires, 1)
         for k in self.structure.delayed:
             p = int(self.layout.target[k])
             if p < self.layout.populations:
@@ -169,11 +182,11 @@ class BatchRun(ForwardSteps):
 
     def _next_turn(self, idle: Tensor) -> Tensor:
         """Return the next turn (B,) of this phase that can change anything, NEVER if none or not `idle` (B,)."""
-        if self.iteration >= self.structure.last_turn:  # every hop is a number of iterations at least
+        if not self.untaken:
             return torch.full_like(self.hop, NEVER)
         turn, end = self._turns(), self.structure.levels[self.level]
         coming = (turn > self.hop[:, None]) & (turn < end[:, None]) & idle[:, None]
-        return torch.where(coming & self._turns_that_change(), turn, NEVER).amin(1)
+        return torch.where(coming & self._turns_that_change(self.untaken), turn, NEVER).amin(1)
 
     def _release(self, releasing: Tensor, level: Tensor) -> None:
         """Let the junctions of a `level` (B,) pass on what they held back, in the samples `releasing` (B,)."""
@@ -199,7 +212,7 @@ class BatchRun(ForwardSteps):
             edges = [k for k in self.structure.into[node] if not self.layout.delayed[k]]
             if node < self.layout.populations:
                 later, alone = self.live & (self.step > 0), self._turns() == node
-                idle = later & ~self._arrives(edges) & ~self._turns_that_change()[:, node]
+                idle = later & ~self._arrives(edges) & ~self._turns_that_change([node])[:, node]
                 self._take_turns(idle[:, None] & alone)
                 self.live = self.live & ~(later & ~idle & self._stopped())
                 proceeding = self.live & ~idle
@@ -229,10 +242,11 @@ class BatchRun(ForwardSteps):
             sources = self.structure.sources_of(k)
             here = self.pending.here(sources)
             number, amplitude = self.pending.number[:, here], self.pending.amplitude[:, here]
-            sent, group = (number >= 0) & proceeding[:, None, None], self.structure.alone + k
+            sent = self.pending.alive[:, here] & proceeding[:, None, None]
+            group = self.structure.alone + k
             columns = (number.flatten(1), torch.full_like(step, group), step)
             self.recorder.add(Block(sent.flatten(1), delivery=columns))
-            amounts, counts = of_sources(torch.where(sent, amplitude, 0.0)), of_sources(sent)
+            amounts, counts = of_sources(amplitude * sent.view(torch.uint8)), of_sources(sent)
             if int(self.layout.source[k]) < 0:
                 frame = torch.where(proceeding[:, None], self.values.x[:, sources], 0.0)
                 amounts, counts = amounts + frame, counts.long() + (frame != 0)
@@ -241,7 +255,7 @@ class BatchRun(ForwardSteps):
     # -- the end ---------------------------------------------------------------------------------------
 
     def _result(self) -> Simulation:
-        silent, potential = self.able & (self.silent_step != NOT_YET), self._potential()
+        silent, potential = self.able & (self.silent_step != NOT_YET), self._potential(slice(None))
         left, number = PendingEvents.none(self.base), self.emitted[:0]
         if self.execution.leftover == "carry" and not self.execution.layered:
             number, left = self.pending.left()
@@ -250,12 +264,12 @@ class BatchRun(ForwardSteps):
             log = EventLog(
                 **self.recorder.columns(self.emitted, left, number),
                 carried=self.carried,
-                silent_step=torch.where(silent, self.silent_step, NOT_YET),
+                silent_step=((self.silent_step + 1) * silent.view(torch.uint8)).long() - 1,
                 silent_potential=torch.where(silent, potential, 0.0),
                 turn_step=self.turn_step,
             )
         return Simulation(
-            spikes=self.spikes if self.structure.graded else self.count.to(self.base.dtype),
+            spikes=self.spikes,
             current=self.current,
             potential=potential,
             counts=Counts(

@@ -10,7 +10,7 @@ from torch import Tensor
 from snn_async import random_keys
 from snn_async.engines.contract import NOT_YET, Execution, Start, Values
 from snn_async.engines.torch import keys
-from snn_async.engines.torch.device import MOST_STEPS
+from snn_async.engines.torch.device import MOST_STEPS, any_of, numbers
 from snn_async.engines.torch.junctions import Junctions
 from snn_async.engines.torch.maps import current_maps
 from snn_async.engines.torch.pending import Table
@@ -25,14 +25,13 @@ class ForwardSteps:
     Attributes:
         base, current: (B, N) a neuron's potential is base + gain * current; its spikes move the base.
         arriving: (B, N) currents of this forward step.
-        reached: (B, N + C) receivers of this forward step's events.
+        reached: (B, N + C) receivers of this forward step's events; touched: their nodes.
         able: (B, N) able to spike, i.e. not refractory.
-        ignoring: (B, N) currents have no effect.
-        silent_step: (B, N) forward step of the last evaluation, `NOT_YET` if there was none since the last spike.
+        open: (B, N) 1, or 0 where currents have no effect.
+        silent_step: (B, N) int32, forward step of the last evaluation, `NOT_YET` if none since the last spike.
         turn_step: (B, P + J) see `EventLog`.
-        bias: (B, N) currents that arrive at turns; has_bias: (P,) whether a population has any.
-        count: (B, N) spikes.
-        spikes: (B, N) sum of their values; only kept where these are graded.
+        bias: currents that arrive at each population's turn; has_bias: (P,) whether it has any.
+        spikes: (B, N) sum of the spikes' values; count: how many, only kept where their values are graded.
         emitted: (B,) rows of the log so far.
         step: (B,) the next forward step's number; at the end, how many there were.
     """
@@ -44,22 +43,24 @@ class ForwardSteps:
         self.structure = structure = structure_of(graph, execution, x.device)
         self.layout, self.execution, self.values, self.start = structure.layout, execution, values, start
         self.maps, samples = current_maps(graph, values), len(x)
-        self.base = values.base.detach()
-        self.current = self.spikes = torch.zeros_like(self.base)
+        self.base = values.base.detach().clone()
+        self.arriving, self.current, self.spikes = (torch.zeros_like(self.base) for _ in range(3))
+        self.open = torch.ones_like(self.base)
         self.able = torch.ones_like(self.base, dtype=torch.bool)
-        self.ignoring = ~self.able
+        receivers = (samples, self.layout.neurons + self.layout.cells)
+        self.reached = torch.zeros(receivers, dtype=torch.bool, device=x.device)
+        self.touched: set[int] = set()
         whole = start.sample_ids  # of their type and device
-        self.count = whole.new_zeros(self.base.shape)
-        self.silent_step = torch.full_like(self.count, NOT_YET)
+        self.count = whole.new_zeros(self.base.shape) if structure.graded else self.spikes
+        self.silent_step = torch.full_like(self.base, NOT_YET, dtype=torch.int32)
         self.turn_step = whole.new_full((samples, len(structure.turn)), NOT_YET)
         self.step, self.operations, self.updates = (whole.new_zeros(samples) for _ in range(3))
         self.first_output = torch.full_like(self.step, NOT_YET)
-        self.bias = torch.cat([structure.bias(values, p) for p in range(self.layout.populations)], 1)
+        self.bias = [structure.bias(values, p) for p in range(self.layout.populations)]
         changes = (values.biases != 0).long()
         of_nodes = whole.new_zeros(len(structure.turn)).index_add(0, structure.biased, changes) > 0
         self.has_bias = of_nodes[: self.layout.populations]
         self.junctions = Junctions(graph, self.layout, structure.windows, values)
-        self._begin_step()
         self._carry_in(keep_log)
 
     def _carry_in(self, keep_log: bool) -> None:
@@ -71,17 +72,13 @@ class ForwardSteps:
         ).diff()
         anything = len(sample) > 0 or self.execution.queues_input or self.execution.layered
         first, units = 0 if anything else self.layout.inputs, anything or bool(self.junctions.waiting)
-        self.pending = Table(len(self.step), first, sources + self.layout.units * units, self.base)
+        end = sources + self.layout.units * units
+        self.pending = Table(len(self.step), first, end, self.base, self.execution)
         if len(sample):
             self.pending.begin(carried, amplitude, number)
         row = (sample, number, carried.source, amplitude, carried.step, carried.potential.to(amplitude))
         nothing, nowhere = torch.zeros_like(amplitude), torch.full_like(sample, NOT_YET)
         self.recorder = Recorder(self.structure, keep_log, [(*row, nothing, nowhere)])
-
-    def _begin_step(self) -> None:
-        self.arriving = torch.zeros_like(self.base)
-        receivers = (len(self.step), self.layout.neurons + self.layout.cells)
-        self.reached = torch.zeros(receivers, dtype=torch.bool, device=self.base.device)
 
     # -- delivering ------------------------------------------------------------------------------------
 
@@ -108,8 +105,10 @@ class ForwardSteps:
         place += current if after is None else current * after
         connections = self.structure.connections[k]
         self.reached[:, targets] |= connections.reach(events > 0)
+        self.touched.add(int(self.layout.target[k]))
         if connections.degree is not None:
-            self.operations = self.operations + (events * connections.degree).sum(1)
+            number = events.view(torch.uint8) if events.dtype == torch.bool else events
+            self.operations = self.operations + (number.double() @ connections.degree.double()).long()
 
     def _pass_on(self, nodes: set[int]) -> None:
         """Let junctions that do not wait pass on what reached them in this forward step from `nodes`."""
@@ -135,26 +134,40 @@ class ForwardSteps:
             at_turn: (B, P) whose turn it is: bias and last timestep's spikes arrive, everybody is evaluated.
             turning: the populations of which that can be true.
         """
-        structure, step, populations = self.structure, self.step[:, None], self.layout.populations
-        evaluated = self.reached[:, : self.layout.neurons]
+        step, populations = self.step[:, None], self.layout.populations
         if turning:
-            everybody = at_turn[:, structure.population_of]
-            evaluated = evaluated | everybody
             self.turn_step[:, :populations] = torch.where(at_turn, step, self.turn_step[:, :populations])
-            self.arriving += torch.where(everybody, self.bias, 0.0)
-            for p in turning:
-                self._deliver_last_spikes(p, at_turn[:, p])
-        if structure.discarding is not None:
-            self.arriving.masked_fill_(self.ignoring, 0.0)
-        self.current = self.current + self.arriving
-        able = evaluated & self.able
-        counted = able if structure.integrating is None else able | (evaluated & structure.integrating)
-        self.updates = self.updates + counted.sum(1)
-        self.silent_step = torch.where(able, step, self.silent_step)
-        potential = self._potential()
-        self._spike(*self._spikes(able, potential), potential)
+        for p in turning:
+            here, now = self.structure.neurons_of(p), at_turn[:, p, None]
+            self.reached[:, here] |= now
+            self.arriving[:, here] += self.bias[p] * now.view(torch.uint8)
+            self._deliver_last_spikes(p, at_turn[:, p])
+        touched = [p for p in self.touched.union(turning) if p < populations]
+        if touched:
+            self._evaluate_all(range(min(touched), max(touched) + 1))
+        if self.layout.cells:
+            self.reached[:, self.layout.neurons :] = False
+        self.touched.clear()
         self.step = self.step + stepping
-        self._begin_step()
+
+    def _evaluate_all(self, populations: range) -> None:
+        """Evaluate the neurons of neighbouring populations that were reached."""
+        structure, step = self.structure, self.step[:, None].int()
+        here = structure.neurons_in(populations)
+        arriving, current, reached = self.arriving[:, here], self.current[:, here], self.reached[:, here]
+        current.addcmul_(arriving, self.open[:, here])
+        able = reached & self.able[:, here]
+        integrating = structure.integrating.of(populations, reached)
+        counted = able if integrating is None else able | integrating
+        self.updates = self.updates + counted.sum(1)
+        potential = self._potential(here)
+        fires, value = self._spikes(populations, able, potential)
+        silent_step = self.silent_step[:, here]
+        silent_step += (step - silent_step) * numbers(able, step)
+        silent_step -= (step + 1) * numbers(fires, step)
+        self._spike(populations, fires, value, potential)
+        arriving.zero_()
+        reached.zero_()
 
     def _deliver_last_spikes(self, node: int, now: Tensor) -> None:
         """Deliver last timestep's spikes to a node, in the samples `now` (B,)."""
@@ -168,48 +181,68 @@ class ForwardSteps:
         count, step = self.layout.populations, self.step[:, None]
         self.turn_step[:, :count] = torch.where(taken, step, self.turn_step[:, :count])
         evaluated = taken[:, self.structure.population_of] & self.able
-        self.silent_step = torch.where(evaluated, step, self.silent_step)
+        self.silent_step = torch.where(evaluated, step.int(), self.silent_step)
         self.updates = self.updates + evaluated.sum(1)
 
-    def _potential(self) -> Tensor:
-        """Return the potentials (B, N) as they are now."""
-        return self.base + self.values.gain * self.current
+    def _potential(self, here: slice) -> Tensor:
+        """Return the potentials (B, n) of neurons as they are now."""
+        return self.base[:, here] + self.values.gain[:, here] * self.current[:, here]
 
-    def _spikes(self, able: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Return which of the neurons `able` (B, N) spike at potentials (B, N), and the values, 0 for others."""
-        structure, threshold = self.structure, self.values.threshold
-        fires = able & (u > threshold)
-        if structure.inclusive is not None:
-            fires = fires | (able & structure.inclusive & (u == threshold))
-        if structure.mute is not None:
-            fires = fires & ~structure.mute
-        value = fires.to(u.dtype)
-        for p in structure.graded:
-            here = structure.neurons_of(p)
-            graded = structure.neurons[p].surrogate(u[:, here] - threshold[:, here])
-            value[:, here] = torch.where(able[:, here], graded, 0.0)
-        return value != 0 if structure.graded else fires, value
+    def _spikes(self, populations: range, able: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return which of neighbouring populations' neurons spike, and the values, 0 for others, (B, n).
 
-    def _spike(self, fires: Tensor, value: Tensor, potential: Tensor) -> None:
-        """Emit spikes of the neurons that fire (B, N), reset, and become refractory."""
+        Args:
+            able: (B, n) which can.
+            u: (B, n) their potentials.
+        """
+        structure = self.structure
+        here = structure.neurons_in(populations)
+        threshold = self.values.threshold[:, here]
+        inclusive = structure.inclusive.of(populations, able)
+        if inclusive is able:
+            fires = able & (u >= threshold)
+        else:
+            fires = able & (u > threshold)
+            if inclusive is not None:
+                fires |= inclusive & (u == threshold)
+        mute = structure.mute.of(populations, fires)
+        if mute is not None:
+            fires = fires ^ mute
+        value = numbers(fires, u)
+        graded = [p for p in structure.graded if p in populations]
+        for p in graded:
+            own = structure.neurons_of(p)
+            at = slice(own.start - here.start, own.stop - here.start)
+            found = structure.neurons[p].surrogate(u[:, at] - threshold[:, at])
+            value[:, at] = torch.where(able[:, at], found, 0.0)
+        return value != 0 if graded else fires, value
+
+    def _spike(self, populations: range, fires: Tensor, value: Tensor, potential: Tensor) -> None:
+        """Emit spikes of neighbouring populations' neurons that fire (B, n), reset, and become refractory."""
         structure, layout, step = self.structure, self.layout, self.step[:, None]
-        sources = slice(layout.inputs, layout.inputs + layout.neurons)
-        self._emit(sources, fires, value, potential, step, current=self.current)
-        self.count = self.count + fires
+        here = structure.neurons_in(populations)
+        sources = slice(layout.inputs + here.start, layout.inputs + here.stop)
+        base, current = self.base[:, here], self.current[:, here]
+        self._emit(sources, fires, value, potential, step, current=current)
+        self.spikes[:, here] += value
         if structure.graded:
-            self.spikes = self.spikes + value
-        self.silent_step = torch.where(fires, NOT_YET, self.silent_step)
-        first = fires[:, structure.neurons_of(layout.output)].any(1) & (self.first_output == NOT_YET)
-        self.first_output = torch.where(first, self.step, self.first_output)
-        if structure.subtracting is not None:
-            lowered = self.base - value * self.values.threshold
-            self.base = torch.where(fires & structure.subtracting, lowered, self.base)
-        if structure.to_value is not None:
-            moved = structure.reset_value.to(self.base) - self.values.gain * self.current
-            self.base = torch.where(fires & structure.to_value, moved, self.base)
-        if structure.refractory is None:
+            self.count[:, here] += fires
+        if layout.output in populations:
+            own = structure.neurons_of(layout.output)
+            fired = any_of(fires[:, own.start - here.start : own.stop - here.start], 1)
+            first = fired & (self.first_output == NOT_YET)
+            self.first_output = torch.where(first, self.step, self.first_output)
+        subtracting = structure.subtracting.of(populations, fires)
+        if subtracting is not None:
+            lowered = base - value * self.values.threshold[:, here]
+            torch.where(subtracting, lowered, base, out=base)
+        to_value = structure.to_value.of(populations, fires)
+        if to_value is not None:
+            moved = structure.reset_value[here].to(base) - self.values.gain[:, here] * current
+            torch.where(to_value, moved, base, out=base)
+        resting = structure.refractory.of(populations, fires)
+        if resting is None:
             return
-        resting = fires & structure.refractory
         if structure.dropout is not None:
             number = keys.uniform(
                 self.start.seed,
@@ -219,10 +252,11 @@ class ForwardSteps:
                 step,
                 torch.arange(sources.start, sources.stop, device=step.device),
             )
-            resting = resting & (number >= structure.dropout)
-        self.able = self.able & ~resting
-        if structure.discarding is not None:
-            self.ignoring = self.ignoring | (resting & structure.discarding)
+            resting = resting & (number >= structure.dropout[here])
+        self.able[:, here] &= ~resting
+        discarding = structure.discarding.of(populations, resting)
+        if discarding is not None:
+            self.open[:, here] *= numbers(~discarding, base)
 
     # -- emitting --------------------------------------------------------------------------------------
 
@@ -246,12 +280,12 @@ class ForwardSteps:
             relay: it is delivered at once, not pending.
         """
         place = mask.cumsum(1)
-        number = self.emitted[:, None] + place - 1  # among the emissions of the sample
+        number = place + (self.emitted[:, None] - 1)  # among the emissions of the sample
         self.emitted = self.emitted + place[:, -1]
         group = self.structure.group_of[sources]
         if self.recorder.keep_log:
             source = torch.arange(sources.start, sources.stop, device=step.device)
-            current = torch.zeros_like(amplitude) if current is None else current
+            current = amplitude.new_zeros(()) if current is None else current
             cell = torch.full_like(step, NOT_YET) if cell is None else cell
             emission = (number, source, amplitude, step, potential, current, cell)
             self.recorder.add(Block(mask, emission, (number, group, step) if relay else None))

@@ -1,6 +1,6 @@
 """What is fixed about a graph and its execution, as tensors that stay on a device from timestep to timestep."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,6 +14,32 @@ from snn_async.engines.torch.junctions import Windows
 from snn_async.engines.torch.maps import connections_of
 from snn_async.graph import Graph, Population
 from snn_async.graph.layout import layout_of
+
+
+@dataclass(frozen=True)
+class Trait:
+    """What holds for all neurons of some populations.
+
+    Attributes:
+        which: of every population.
+        start: first neuron of each.
+        mask: (N,).
+    """
+
+    which: list[bool]
+    start: list[int]
+    mask: Tensor
+
+    def of(self, populations: range, given: Tensor) -> Tensor | None:
+        """Return for which of `given` (B, n), the neurons of neighbouring populations, it holds; None for none."""
+        here = self.which[populations.start : populations.stop]
+        if not any(here):
+            return None
+        return (
+            given
+            if all(here)
+            else given & self.mask[self.start[populations.start] : self.start[populations.stop]]
+        )
 
 
 class Structure:
@@ -34,11 +60,10 @@ class Structure:
         starts: (P + 1,) first neuron of each population.
         turn: (P + J,) see `Layout`; queued inputs are one hop further away. Behind a barrier places take turns' place.
         levels: turns at which waiting junctions pass on, ascending, then NEVER.
-        last_turn: of any population, NEVER if turns follow a waiting junction.
         first_turning: populations whose turn is the first forward step.
         windows: of every "max", by node.
-        mute, inclusive, subtracting, to_value, integrating, discarding, refractory: (N,) who never spikes, fires at the
-            threshold, has that reset and refractory mode; None where they hold for no neuron.
+        mute, inclusive, subtracting, to_value, integrating, discarding, refractory: who never spikes, fires at the
+            threshold, has that reset and refractory mode.
         reset_value: (N,) float64.
         dropout: (N,) float64 probabilities of not becoming refractory, None where all are 0.
         graded: populations whose spikes are not binary.
@@ -78,7 +103,6 @@ class Structure:
         turn = layout.turn + execution.queues_input
         waiting = sorted({int(turn[j]) for j, junction in junctions if junction.waits})
         self.levels = self._tensor([*waiting, NEVER])
-        self.last_turn = int(turn[: layout.populations].max()) if not waiting else NEVER
         self.first_turning = np.flatnonzero(turn[: layout.populations] == 0).tolist()
         if execution.layered:
             turn[:] = NOT_YET
@@ -130,13 +154,17 @@ class Structure:
         first = int(self.layout.first_unit[node]) if node >= 0 else 0
         return slice(first, first + (int(self.layout.size[node]) if node >= 0 else self.layout.inputs))
 
+    def neurons_in(self, populations: range) -> slice:
+        """Return the neurons of neighbouring populations."""
+        return slice(int(self.layout.start[populations.start]), int(self.layout.start[populations.stop]))
+
     def neurons_of(self, p: int) -> slice:
         """Return the neurons of a population."""
         return slice(int(self.layout.start[p]), int(self.layout.start[p + 1]))
 
     def bias(self, values: Values, node: int) -> Tensor:
-        """Return the biases of the projections into a node, (B, n) of its neurons or cells."""
-        total = values.x.new_zeros((len(values.x), self.width[node]))
+        """Return the biases of the projections into a node, (B, n) or (1, n) of its neurons or cells."""
+        total = values.x.new_zeros((1, self.width[node]))
         for k in self.into[node]:
             begin, scale = int(self.layout.bias_start[k]), values.target_scale[k]
             if begin >= 0:
@@ -156,8 +184,10 @@ class Structure:
         first = int(self.layout.first_source[k]) - self.layout.inputs
         return values.last_spikes[:, first : first + int(self.layout.fan_in[k])]
 
-    def _where(self, which: Sequence[bool]) -> Tensor | None:
-        return self._tensor(np.repeat(which, np.diff(self.layout.start))) if any(which) else None
+    def _where(self, which: list[bool]) -> "Trait":
+        return Trait(
+            which, self.layout.start.tolist(), self._tensor(np.repeat(which, np.diff(self.layout.start)))
+        )
 
     def _tensor(self, values: Any) -> Tensor:
         return torch.as_tensor(values).to(self.device, copy=True)
