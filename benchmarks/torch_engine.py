@@ -137,7 +137,8 @@ def table(part: str, given: argparse.Namespace) -> Iterator[str]:
         named[name] = (model, lambda net=net: net(x))
     yield (
         f"{part}: batch {x.shape[1]}, T = {len(x)}; of its layers' neurons {rates} spike in a timestep "
-        f"(F = {given.sizes[0] or 'all'}); {torch.get_num_threads()} threads, torch {torch.__version__}, load {load:.1f} before"
+        f"(F = {given.sizes[0] or 'all'}); {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"load {load:.1f} before"
     )
     yield f"{'':20}{'steps':>8}{'forward':>13}{'':9}{'forward+backward':>19}"
     results = timings(named, given.rounds)
@@ -155,7 +156,9 @@ def main() -> None:
     parser.add_argument("--part", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, help="default: 32, of the Spikformer block 16")
-    parser.add_argument("--sizes", type=group_size, nargs="*", default=[None, 1024, 64, 8], help="F, or 'all'")
+    parser.add_argument(
+        "--sizes", type=group_size, nargs="*", default=[None, 1024, 64, 8], help="F, or 'all'"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args()
     torch.set_num_threads(given.threads)

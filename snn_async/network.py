@@ -2,7 +2,8 @@
 
 import copy
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
@@ -13,7 +14,7 @@ from snn_async import checks
 from snn_async.capture import Encoded, Observed, arguments_of, capture, kind_of
 from snn_async.engines.choice import choose_engine
 from snn_async.engines.contract import Engine, Execution, PendingEvents
-from snn_async.errors import CheckpointError, InputError
+from snn_async.errors import CheckpointError, InputError, UnsupportedModelError
 from snn_async.graph import Graph
 from snn_async.graph.grids import from_units
 from snn_async.graph.parameters import collect, scales_of
@@ -228,7 +229,18 @@ class AsyncNetwork(nn.Module):
             InputError: for an input or sample ids that do not fit, or a sample out of range.
             RunawayError: if a timestep exceeds `max_forward_steps`.
         """
-        args, kwargs = arguments_of(self.model, args, kwargs)
+        with _evaluating(self.model):
+            return self._trace(*arguments_of(self.model, args, kwargs), sample, seed, sample_ids, layered)
+
+    def _trace(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        sample: int,
+        seed: int | None,
+        sample_ids: Sequence[int] | Tensor | None,
+        layered: bool,
+    ) -> Trace:
         plan = self._plan(args, kwargs)
         samples = plan.capture.samples
         sample = checks.check_sample(sample, samples)
@@ -340,8 +352,12 @@ class AsyncNetwork(nn.Module):
         }
         for name in hooked:
             module = graph.populations[graph.index[name]].neuron.module
-            for hook in module._forward_hooks.values():
-                hook(module, (), records[name].spikes)
+            for key, hook in module._forward_hooks.items():
+                named: tuple[Any, ...] = ({},) if key in module._forward_hooks_with_kwargs else ()
+                if hook(module, (), *named, records[name].spikes) is not None:
+                    raise UnsupportedModelError(
+                        f"a forward hook of {name!r} returns a value, but spikes cannot be replaced; let it return None"
+                    )
         return AsyncRun(
             result=result,
             spikes=records[graph.output].spikes,
@@ -355,6 +371,18 @@ class AsyncNetwork(nn.Module):
         if state is not None:
             return state.seed
         return int(torch.randint(2**62, ())) if self.model.training else self.seed
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Within the block: the model is in evaluation mode."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def job_for(plan: Plan, encoded: Encoded, state: AsyncState | None, seed: int, sample_ids: Tensor) -> Job:

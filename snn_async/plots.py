@@ -59,7 +59,10 @@ def timeline(
     if not isinstance(net, AsyncNetwork):
         raise InputError(f"net is a {type(net).__name__}; pass the network that asynchronize(model) returns")
     shown = _first(x, timesteps)
-    traces = [net.trace(shown, sample, seed, sample_ids, layered=layered) for layered in (True, False)]
+    traces = [
+        net.trace(shown, sample=sample, seed=seed, sample_ids=sample_ids, layered=layered)
+        for layered in (True, False)
+    ]
     lines = net.graph.input_size + net.graph.size
     if lines > MOST_LINES:
         raise InputError(

@@ -110,7 +110,7 @@ def test_warm_up_is_for_unlayered_training_only():
             SpikingClassifier(residual(), **options)
 
 
-class WithState(nn.Module):
+class WithState(pl.LightningModule):
     """One timestep with its state passed in and out."""
 
     def __init__(self):
@@ -150,7 +150,8 @@ def test_a_model_of_the_whole_sequence_is_trained_on_its_logits(execution):
     first = fit(module, 1, batch_first=True)["train_loss"]
     metrics = fit(module, 2, epochs=8, batch_first=True)
     assert metrics["train_loss"] < first - 0.02 and metrics["val_accuracy"] > 1 / 3
-    x, y = batches(1, batch_first=True)[0]
+    x, _ = batches(1, batch_first=True)[0]
+    module.on_predict_epoch_start()
     prediction = module.eval().predict_step((x,), 0)
     assert torch.equal(prediction["counts"], module(x)) and prediction["sample_id"].tolist() == list(range(6))
 

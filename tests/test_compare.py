@@ -4,6 +4,7 @@ import csv
 import re
 
 import pytest
+import snntorch
 import torch
 import yaml
 
@@ -95,6 +96,29 @@ def test_folds_are_data_of_their_own(tmp_path, config):
     options = ["--training.methods", "[layered]", "--evaluation.executions", "[layered]", "--folds", "2"]
     main(["compare", "--config", config, *options])
     assert [(r["fold"], r["seed"]) for r in rows(tmp_path / "out")] == [("0", "0"), ("1", "1")]
+
+
+class Looped(torch.nn.Module):
+    """All timesteps of x (T, B, 12), to logits (B, 3)."""
+
+    def __init__(self, width: int = 6):
+        super().__init__()
+        self.fc1, self.fc2 = torch.nn.Linear(12, width), torch.nn.Linear(width, 3)
+        self.lif = snntorch.Leaky(beta=0.8, threshold=0.3)
+
+    def forward(self, x):
+        mem, logits = self.lif.init_leaky(), []
+        for t in range(x.size(0)):
+            spikes, mem = self.lif(self.fc1(x[t]), mem)
+            logits.append(self.fc2(spikes))
+        return torch.stack(logits).mean(0)
+
+
+def test_a_model_that_runs_all_timesteps_and_returns_logits(tmp_path, config):
+    options = ["--model", "test_compare:Looped", "--training.epochs", "6", "--training.spike_penalty", "1e-4"]
+    main(["compare", "--config", config, *options, *SMALL])
+    accuracies = [float(row["accuracy"]) for row in rows(tmp_path / "out")]
+    assert len(accuracies) == 1 + 2 * 2 + 2 and max(accuracies) > 0.6
 
 
 def test_refusals_leave_nothing(tmp_path, config, capsys):

@@ -10,17 +10,14 @@ from spikingjelly.activation_based.model import parametric_lif_net, sew_resnet, 
 from torch import nn
 
 import snn_async
-from snn_async.capture import build_graph
 from snn_async.errors import InputError, OptionError, UnsupportedModelError
-from snn_async.graph.live import Held
+from snn_async.graph.live import Live
+from snn_async.graph.synapses import Affine
 
 IF = dict(spiking_neuron=neuron.IFNode, v_threshold=0.5)
 LEAKY = dict(beta=0.8, threshold=0.3, spike_grad=ATan.apply, init_hidden=True)
 WHOLE = {
-    **{
-        f"sew_resnet{depth}": (getattr(sew_resnet, f"sew_resnet{depth}"), (3, 32, 32))
-        for depth in (18, 34, 50)
-    },
+    "sew_resnet18": (sew_resnet.sew_resnet18, (3, 32, 32)),
     "spiking_resnet18": (spiking_resnet.spiking_resnet18, (3, 32, 32)),
     "spiking_vgg11_bn": (spiking_vgg.spiking_vgg11_bn, (3, 32, 32)),
     "MNISTNet": (parametric_lif_net.MNISTNet, (1, 28, 28)),
@@ -28,50 +25,49 @@ WHOLE = {
     "CIFAR10Net": (parametric_lif_net.CIFAR10Net, (3, 32, 32)),
     "DVSGestureNet": (parametric_lif_net.DVSGestureNet, (2, 128, 128)),
 }
-# populations, junctions, projections
+# of the graph: populations, junctions, projections; what follows the last neuron is none of it
 COUNTS = {
-    "sew_resnet18": (21, 10, 39),
-    "sew_resnet34": (37, 18, 71),
-    "sew_resnet50": (54, 18, 88),
-    "spiking_resnet18": (18, 2, 28),
-    "spiking_vgg11_bn": (11, 6, 17),
-    "MNISTNet": (5, 2, 7),
-    "NMNISTNet": (5, 2, 7),
-    "CIFAR10Net": (9, 2, 11),
-    "DVSGestureNet": (8, 5, 13),
+    "sew_resnet18": (20, 8, 35),
+    "spiking_resnet18": (17, 1, 26),
+    "spiking_vgg11_bn": (10, 6, 16),
+    "MNISTNet": (4, 2, 6),
+    "NMNISTNet": (4, 2, 6),
+    "CIFAR10Net": (8, 2, 10),
+    "DVSGestureNet": (7, 5, 12),
 }
 CASES = [
-    (name, mode, cnf)
-    for name in WHOLE
-    for mode, cnf in (
-        [("s", "ADD"), ("m", "AND"), ("s", "IAND")] if "sew" in name else [("s", None), ("m", None)]
-    )
+    *(("sew_resnet18", mode, cnf) for mode, cnf in (("s", "ADD"), ("m", "AND"), ("s", "IAND"))),
+    *(
+        (name, mode, None)
+        for name in list(WHOLE)[1:]
+        for mode in "sm"
+        if (name, mode) != ("DVSGestureNet", "m")
+    ),
 ]
 
 
 @pytest.mark.parametrize(("name", "mode", "cnf"), CASES)
 def test_the_graph_of_a_whole_model(name, mode, cnf):
     make, shape = WHOLE[name]
-    with torch.device("meta"):
-        model = make(**IF, **({} if cnf is None else {"cnf": cnf}))
+    model = make(**IF, **({} if cnf is None else {"cnf": cnf})).eval()
     functional.set_step_mode(model, mode)
-    graph = build_graph(model, shape)
+    graph = snn_async.asynchronize(model, example_inputs=torch.zeros(2, 2, *shape), backend="torch").graph
     assert (len(graph.populations), len(graph.junctions), len(graph.projections)) == COUNTS[name]
-    assert graph.input_shape == shape and graph.reads == "potentials" and not graph.flatten
+    assert graph.input_grids == {"input": shape}
     kinds = {junction.kind for junction in graph.junctions}
     assert kinds == {"max"} | ({{"ADD": "sum", "AND": "and", "IAND": "iand"}[cnf]} if cnf else set()) | (
-        {"sum"} if "resnet" in name or "vgg" in name else set()
+        {"sum"} if "vgg" in name else set()
     )
     if cnf == "ADD":
-        assert {"maxpool", "layer1.0.add", "layer4.1.add", "avgpool"} < {j.name for j in graph.junctions}
+        assert {"maxpool.max_pool2d", "layer1.0.add", "layer4.0.add"} < {j.name for j in graph.junctions}
 
 
 def test_iand_takes_its_operands_as_the_model_does():
     """SpikingJelly's BasicBlock computes identity * (1 - branch), its Bottleneck branch * (1 - identity)."""
     for block, first in ((sew_resnet.BasicBlock, "0"), (sew_resnet.Bottleneck, "1.sn3")):
         planes = 4 // block.expansion
-        model = nn.Sequential(neuron.IFNode(), block(4, planes, cnf="IAND", **IF))
-        graph = build_graph(model, (4, 5, 5))
+        model = nn.Sequential(neuron.IFNode(), block(4, planes, cnf="IAND", **IF), neuron.IFNode())
+        graph = snn_async.asynchronize(model, input_shape=(4, 5, 5), backend="torch").graph
         (join,) = [junction for junction in graph.junctions if junction.kind == "iand"]
         assert {p.port: p.source for p in graph.into(join.name)}[0] == first
 
@@ -108,8 +104,9 @@ def assert_layered_equals(model, x, run, backend="auto"):
     prepared(model)
     net = snn_async.asynchronize(model, backend=backend)
     theirs = run(model, x)
-    ours = net.layered(x).output
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=0 if net.graph.reads == "spikes" else 1e-9)
+    ours = net.layered(x).result
+    ours = ours[0] if isinstance(ours, tuple) else ours
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
     assert theirs.any()
     weight = torch.rand(theirs.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     parameters = dict(model.named_parameters())
@@ -193,8 +190,8 @@ def test_residual_blocks_are_the_frameworks_own(block, options, mode):
     functional.set_step_mode(model, mode)
     net = assert_layered_equals(model, images(2, 8, 8, steps=3), spikingjelly_run)
     run = net.run(images(2, 8, 8, steps=3))
-    run.output.sum().backward()
-    assert run.output.shape == (3, 2, 3) and all(p.grad.isfinite().all() for p in model.parameters())
+    run.result.sum().backward()
+    assert run.result.shape == (3, 2, 3) and all(p.grad.isfinite().all() for p in model.parameters())
     joins = [junction.name for junction in net.graph.junctions if junction.waits]
     fired = {event.population for row in net.trace(images(2, 8, 8)).rows for event in row.fired}
     assert set(joins) <= fired or not joins
@@ -249,11 +246,11 @@ def test_the_convolutional_tutorial_in_its_forms():
     torch.manual_seed(5)
     x = 8 * images(1, 16, 16, steps=3)
     net = assert_layered_equals(tutorial_sequential(), x, snntorch_run)
-    assert net.graph.order == ("1", "2", "4", "5", "8")
+    assert net.graph.order == ("1.max_pool2d", "2", "4.max_pool2d", "5", "8")
     single = Tutorial()
     single.fc1.weight.data.abs_()
     net = assert_layered_equals(single, x, tutorial_run)
-    assert net.graph.order == ("max_pool2d", "lif1", "max_pool2d_2", "lif2", "lif3")
+    assert net.graph.order == ("max_pool2d", "lif1", "max_pool2d (2)", "lif2", "lif3")
     loop = Tutorial(steps=2)
     loop.load_state_dict(single.state_dict())
     still = x[:1].expand(2, -1, -1, -1, -1)  # the loop shows its image in every step
@@ -380,13 +377,8 @@ class Branches(nn.Module):
 def test_branches_share_what_they_share():
     torch.manual_seed(10)
     net = assert_layered_equals(Branches(), images(2, 4, 4, steps=3), spikingjelly_run)
-    assert (
-        sum(
-            getattr(p.synapses, "weight", None) == Held(net.model.conv, "weight")
-            for p in net.graph.projections
-        )
-        == 1
-    )
+    weights = [getattr(p.synapses, "weight", None) for p in net.graph.projections]
+    assert sum(isinstance(weight, Live) for weight in weights) == 3  # each layer is delivered through once
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 1), (3, 4, 5), (1, 4, 5), (5,)])
@@ -405,45 +397,29 @@ def test_sizes_follow_from_the_input():
     )
     net = snn_async.asynchronize(model, backend="reference")
     for ask in (lambda: net.graph, net.describe, lambda: net.backend):
-        with pytest.raises(
-            InputError, match=r"pass|call asynchronize\(model, input_shape=\(C, H, W\)\) or run"
-        ):
+        with pytest.raises(InputError, match=r"call it once, or asynchronize\(model, example_inputs=...\)"):
             ask()
     assert "follow from the first input" in repr(net)
     small, large = torch.rand(2, 1, 2, 6, 6), torch.rand(2, 1, 2, 9, 7)
     for x in (small, large, small):
         assert net(x).shape == (2, 1, 4)
-    assert net.graph.input_shape == (2, 6, 6) and net.graph is net.graph
+    assert net.graph.input_grids == {"input": (2, 6, 6)} and net.graph is net.graph
     with pytest.raises(InputError, match="state is of a network"):
         net.run(large, state=net.run(small).state)
-    given = snn_async.asynchronize(model, input_shape=(2, 9, 7), backend="reference")
-    assert given.graph.input_shape == (2, 9, 7)
-    given(small)
-    assert given.graph.input_shape == (2, 9, 7)
+    for given in (dict(input_shape=(2, 9, 7)), dict(example_inputs=large), dict(example_inputs=(large,))):
+        assert snn_async.asynchronize(model, **given).graph.input_grids == {"input": (2, 9, 7)}
     for shape in ((2,), (3, 6, 6), (2, 2, 6), (2, 6), (2, 1, 6, 6)):
-        with pytest.raises(InputError, match=r"'0' \(torch.Conv2d\).*takes|cannot be run"):
+        with pytest.raises((InputError, UnsupportedModelError), match="Sequential fails on this input"):
             net(torch.rand(2, 1, *shape))
-        with pytest.raises(InputError):
+        with pytest.raises((InputError, UnsupportedModelError)):
             snn_async.asynchronize(model, input_shape=shape)
     for wrong in (5, (), (0, 2), (2.0, 3), "12"):
         with pytest.raises(OptionError, match="input_shape="):
             snn_async.asynchronize(model, input_shape=wrong)
-
-
-def test_shapes_that_do_not_fit_are_named():
-    flat = nn.Sequential(nn.Conv2d(1, 2, 3), neuron.IFNode(), nn.Flatten(), nn.Linear(30, 4), neuron.IFNode())
-    with pytest.raises(InputError, match=r"'3' \(torch.Linear\).*takes 30 features, but gets 32"):
-        snn_async.asynchronize(flat, input_shape=(1, 6, 6))
-    unflattened = nn.Sequential(nn.Conv2d(1, 2, 3), neuron.IFNode(), nn.Linear(4, 4), neuron.IFNode())
-    with pytest.raises(InputError, match=r"put nn.Flatten\(\) before it"):
-        snn_async.asynchronize(unflattened)(torch.rand(1, 1, 1, 6, 6))
-    first = nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(1, 2, 3), neuron.IFNode())
-    with pytest.raises(
-        UnsupportedModelError, match="'0'.*max pooling of the network's input.*before the network"
-    ):
-        snn_async.asynchronize(first, input_shape=(1, 8, 8))
+    with pytest.raises(OptionError, match="give one"):
+        snn_async.asynchronize(model, input_shape=(2, 6, 6), example_inputs=small)
     with pytest.raises(OptionError, match="batch_norm='batch'.*barrier"):
-        snn_async.asynchronize(flat, batch_norm="batch")
+        snn_async.asynchronize(model, batch_norm="batch")
 
 
 class OwnLinear(nn.Module):
@@ -457,73 +433,15 @@ class OwnLinear(nn.Module):
         return F.conv_transpose2d(x, self.weight, stride=2)
 
 
-class OwnSquare(OwnLinear):
-    def forward(self, x):
-        return super().forward(x).pow(2)
-
-
-class Counting(nn.Linear):
-    def __init__(self, *args):
-        super().__init__(*args)
-        self.register_buffer("calls", torch.zeros(()))
-
-    def forward(self, x):
-        self.calls += 1
-        return super().forward(x)
-
-
-class Mixing(OwnLinear):
-    def forward(self, x):
-        return super().forward(x) - x.mean()
-
-
-@pytest.mark.parametrize("module", [OwnLinear(), nn.ConvTranspose2d(3, 2, 2, 2), layer.WSConv2d(3, 2, 2)])
+@pytest.mark.parametrize("module", [OwnLinear(), layer.ConvTranspose2d(3, 2, 2, 2), layer.WSConv2d(3, 2, 2)])
 @pytest.mark.parametrize("mode", ["s", "m"])
 def test_other_affine_modules_are_called_as_they_are(module, mode):
-    model = nn.Sequential(neuron.IFNode(), module, neuron.IFNode())
+    inner = layer.SeqToANNContainer(module) if isinstance(module, OwnLinear) and mode == "m" else module
+    model = nn.Sequential(neuron.IFNode(v_threshold=0.5), inner, neuron.IFNode(v_threshold=0.2))
     functional.set_step_mode(model, mode)
-    if mode == "m" and isinstance(module, nn.ConvTranspose2d):
-        model[1] = layer.ConvTranspose2d(3, 2, 2, 2, step_mode="m")
-    elif mode == "m" and not isinstance(module, layer.WSConv2d):
-        model[1] = layer.SeqToANNContainer(module)
-    (synapses,) = [p.synapses for p in build_graph(model, (3, 3, 4)).projections if p.synapses.live]
-    assert type(synapses).__name__ == "Affine" and synapses.fan_in == 36
-    x = torch.rand(2, 3, 3, 4)
-    expected = model[1](x.unsqueeze(0))[0] if mode == "m" else model[1](x)
-    units = x.flatten(2).transpose(1, 2).flatten(1)
-    found = synapses.apply(units, ()) + synapses.constant((), units)
-    torch.testing.assert_close(found, expected.flatten(2).transpose(1, 2).flatten(1))
-
-
-@pytest.mark.parametrize(
-    ("module", "says"),
-    [
-        (OwnSquare(), r"not linear: currents of events must add up.*because of function 'conv_transpose2d'"),
-        (Mixing(), "depends on the other samples"),
-        (nn.Upsample(scale_factor=2, mode="bicubic"), None),
-        (nn.ZeroPad2d(1), None),
-        (nn.Sequential(nn.Flatten(), Counting(36, 4)), "keeps a state"),
-    ],
-)
-def test_modules_that_are_not_affine_are_refused_by_name(module, says):
-    model = nn.Sequential(neuron.IFNode(), module, neuron.IFNode())
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    if says is None:
-        build_graph(model, (3, 3, 4))
-    else:
-        with pytest.raises(UnsupportedModelError, match=says):
-            build_graph(model, (3, 3, 4))
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-def test_changed_models_are_named():
-    model = residual(sew_resnet.BasicBlock, cnf="ADD").double().eval()
-    x = images(2, 8, 8)
-    net = snn_async.asynchronize(model)
-    net(x)
-    model[4].bn1 = layer.BatchNorm2d(4)
-    with pytest.raises(UnsupportedModelError, match="replaced after asynchronize"):
-        net(x)
+    net = assert_layered_equals(model, images(3, 3, 4, steps=3), spikingjelly_run)
+    ((synapses),) = [p.synapses for p in net.graph.into("2")]
+    assert isinstance(synapses, Affine) or type(module) is layer.WSConv2d
 
 
 class Dropped(nn.Module):
@@ -538,15 +456,23 @@ class Dropped(nn.Module):
 
 
 def test_a_dropout_used_twice_has_one_mask():
-    net = snn_async.asynchronize(Dropped().double(), input_shape=(40,), backend="reference").train()
-    (drop,) = [p for p in net.graph.projections if p.source_gain]
-    assert (drop.source, drop.target) == ("a", "drop") and {p.target for p in net.graph.out_of("drop")} == {
-        "b",
-        "c",
-    }
+    net = snn_async.asynchronize(Dropped().double(), backend="reference").train()
     net.model.fc.weight.data.zero_()
     run = net.run(torch.ones(1, 3, 40).double(), record="b")
     assert torch.equal(run.spikes, run.records["b"].spikes) and 0 < run.spikes.sum() < 120
+
+
+@pytest.mark.parametrize(("kind", "per_run"), [(nn.Dropout, False), (layer.Dropout, True)])
+def test_the_mask_of_a_dropout_is_drawn_in_every_timestep_or_once(kind, per_run):
+    """SpikingJelly's own is drawn once after a reset."""
+    model = nn.Sequential(neuron.IFNode(v_threshold=0.5), kind(0.5), neuron.IFNode(v_threshold=0.5))
+    net, x = snn_async.asynchronize(model.double()).train(), torch.ones(4, 2, 50).double()
+    for run in (net(x), net.layered(x).result):
+        assert run.any() and bool((run == run[0]).all()) is per_run
+    assert bool(
+        (net.run(x, seed=1).spikes != net.run(x, seed=1).spikes).any()
+    )  # drawn by torch, not by the seed
+    assert net.eval()(x).all()
 
 
 def test_joins_hold_for_one_timestep():

@@ -67,7 +67,7 @@ def test_a_trace_is_what_the_sample_does_in_its_batch_whatever_the_engine(option
     x, ids, built = frames(recipe.graph(), 4, 5, recipe.seed), [3, 1, 4, 1, 5], recipe.graph()
     nets = [network(built, engine, seed=9, **option) for engine in ("reference", engine)]
     state = torch.get_rng_state()
-    rows, again = (net.train().trace(x, 2, sample_ids=ids).rows for net in nets)
+    rows, again = (net.train().trace(x, sample=2, sample_ids=ids).rows for net in nets)
     assert rows == again and torch.equal(state, torch.get_rng_state())
 
     done = nets[0].eval().run(x, sample_ids=ids).activity
@@ -98,7 +98,7 @@ def test_a_sample_that_is_not_there():
     net = network(graph(COMPETING), "reference")
     for sample in (1, -1, 0.0):
         with pytest.raises(InputError, match=r"not one of the batch's 1; choose from 0 to 0"):
-            net.trace(FRAMES, sample)
+            net.trace(FRAMES, sample=sample)
 
 
 def test_figures_of_what_cannot_be_drawn():
@@ -107,7 +107,7 @@ def test_figures_of_what_cannot_be_drawn():
         with pytest.raises(OptionError, match=f"timesteps={timesteps!r} must be from 1 to the input's 3"):
             plots.timeline(net, FRAMES, timesteps=timesteps)
     for timesteps in (None, 1):
-        with pytest.raises(InputError, match="x is a NoneType"):
+        with pytest.raises(InputError, match="without a tensor|x is a NoneType"):
             plots.timeline(net, None, timesteps=timesteps)
     with pytest.raises(InputError, match="net is a Linear; pass the network that asynchronize"):
         plots.timeline(torch.nn.Linear(2, 3), FRAMES)

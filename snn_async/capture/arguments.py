@@ -10,6 +10,7 @@ from snn_async.errors import InputError, UnsupportedModelError
 from snn_async.frameworks.calls import held_between_calls
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_INTERNAL = vars(nn.Module()).keys() - {"training"}
 _PLAIN = (bool, int, float, str, bytes, type(None))
 
 
@@ -104,6 +105,13 @@ class Observed:
         return hash(self._given)
 
 
+def _items(value: Any) -> list[object]:
+    """Return a value, or what a list, tuple or dictionary holds."""
+    if isinstance(value, dict):
+        return [*value, *value.values()]
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
 def _described(leaf: Any) -> object:
     if isinstance(leaf, Tensor):
         return (tuple(leaf.shape), leaf.dtype)
@@ -117,7 +125,9 @@ def _objects(model: nn.Module) -> list[object]:
         states = held_between_calls(module)
         held = vars(module)
         found.append(module)
-        found += [value for name, value in held.items() if name not in states and not isinstance(value, list)]
+        for name, value in held.items():
+            if name not in states and name not in _INTERNAL:
+                found += _items(value)
         found += held["_modules"].values()
         found += held["_parameters"]
         found += [hook for hooks in _HOOKS for hook in held.get(hooks, {}).values()]

@@ -414,6 +414,11 @@ class Assembly:
         while True:
             done, segment = self._longest(start, at, links)
             rest = links[done:]
+            if rest and not done and segment.synapses.target == at:
+                raise UnsupportedModelError(
+                    f"{self._recording.place(rest[0].node)}: {plain_name(rest[0].node)} cannot be run on events of "
+                    f"{source!r}"
+                )
             if not rest and segment.synapses.target == grid:
                 self._add(source, target, segment, links[:done], delayed, port, biased)
                 return

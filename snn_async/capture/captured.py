@@ -17,7 +17,7 @@ from snn_async.capture.folding import Fold
 from snn_async.capture.kinds import Dependencies, Kind, storage_of
 from snn_async.capture.over_time import over_time
 from snn_async.capture.program import Encoded, Program, Shown
-from snn_async.capture.recording import Recording, record, tensors_of
+from snn_async.capture.recording import CallError, Recording, record, tensors_of
 from snn_async.capture.simplifying import simplify
 from snn_async.errors import SnnAsyncError, UnsupportedModelError
 from snn_async.frameworks.libraries import adapter_of, check_module
@@ -123,7 +123,9 @@ def _outside(
         recording = _record(model, args, kwargs, outside=True)
         cells = cells_of(recording, Dependencies(recording))
     except SnnAsyncError as other:
-        raise (error or other) from other
+        if isinstance(error, CallError) and isinstance(other, CallError):
+            raise CallError(f"{error}; called with one timestep: {other}") from other
+        raise (other if error is None or isinstance(error, CallError) else error) from other
     return _captured(model, recording, cells, outside=True)
 
 
@@ -149,9 +151,11 @@ def _check_continued(cells: list[Cell]) -> None:
 
 def _check_written(recording: Recording, dependencies: Dependencies) -> None:
     """Raise UnsupportedModelError for parameters and buffers that the forward changes by what it computes from data."""
+    neurons = tuple(f"{call.path}." for call in recording.calls)
     for node, name in zip(recording.graph.nodes, recording.parameters, strict=False):
         for writer in dependencies.writers.get(storage_of(node), ()):
-            if dependencies.kinds[writer] != Kind.LIVE:
+            own = name in recording.trained or name.startswith(neurons)
+            if own or dependencies.kinds[writer] != Kind.LIVE:
                 raise UnsupportedModelError(
                     f"{recording.place(writer)}: the forward changes {name!r} by what it computes, which would be "
                     "lost here; call model.eval() if it is a statistic, or return the value instead"

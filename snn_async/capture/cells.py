@@ -6,9 +6,8 @@ A cell is a chain of calls of one neuron module, each with the states that the o
 from collections import Counter
 from dataclasses import dataclass, field
 from operator import getitem
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import Node
 
 from snn_async.capture.kinds import Dependencies, Kind, name_of, value_of
@@ -70,8 +69,6 @@ def cells_of(recording: Recording, dependencies: Dependencies) -> list[Cell]:
             states = list(node.args[1])
             cell = Cell(name, call.module, call.sequence, initial=states or None)
             cells.append(cell)
-        else:
-            _check_settings(recording, cell, node)
         cell.calls.append(node)
         of_call[node] = cell
     return cells
@@ -95,7 +92,7 @@ def _continued(
     for k, state in enumerate(node.args[1], 1):
         source, detached = state, False
         while source.target is not getitem and name_of(source) in SAME:
-            detached |= name_of(source) == "detach"
+            detached |= name_of(source) in ("detach", "detach_")
             source = source.args[0]
         own = (
             (k, 0) if k == len(node.args[1]) > 1 and hasattr(call.module, "recurrent") else (k,)
@@ -120,8 +117,8 @@ def _continued(
         cell.detached = cuts == {True}
     if cuts != {cell.detached}:
         raise UnsupportedModelError(
-            f"{recording.place(node)}: some of the states that {call.path!r} goes on with are detached, in some timesteps "
-            "only; detach all of them in every timestep, or none (to truncate backpropagation, run windows of the sequence: "
+            f"{recording.place(node)}: states of {call.path!r} are detached in some timesteps only, or some of them; "
+            "detach all in every timestep, or none (to truncate backpropagation, run windows of the sequence: "
             "net.run(x, state=run.state.detach()))"
         )
     if cell.calls[-1] is not before or cell.module is not call.module:
@@ -130,22 +127,6 @@ def _continued(
             "give each call a state of its own"
         )
     return cell
-
-
-def _check_settings(recording: Recording, cell: Cell, node: Node) -> None:
-    first, now = (recording.calls[n.args[2]].settings for n in (cell.calls[0], node))
-    for name in first.keys() | now.keys():
-        if not _same_setting(first.get(name), now.get(name)):
-            raise UnsupportedModelError(
-                f"{recording.place(node)}: {name!r} of {cell.name!r} changes from one timestep to the next; every "
-                "timestep must be the same: give the neuron one value, or a learnable parameter"
-            )
-
-
-def _same_setting(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor) or isinstance(b, Tensor):
-        return a is b
-    return type(a) is type(b) and (a is b or a == b)
 
 
 def timesteps_of(cells: list[Cell]) -> int:
@@ -163,6 +144,11 @@ def timesteps_of(cells: list[Cell]) -> int:
         cell.name: int(value_of(cell.calls[0].args[0]).shape[0]) if cell.sequence else len(cell.calls)
         for cell in cells
     }
+    if len({cell.sequence for cell in cells}) > 1 and len(set(counts.values())) > 1:
+        raise UnsupportedModelError(
+            f"{[c.name for c in cells if c.sequence]} take whole sequences, {[c.name for c in cells if not c.sequence]} "
+            "single timesteps; use one step_mode for all (functional.set_step_mode)"
+        )
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name!r} {n} times" for name, n in counts.items())
         raise UnsupportedModelError(

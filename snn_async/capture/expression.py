@@ -100,7 +100,7 @@ class Expression:
             env[source] = part.reshape(shape).to(value_of(source).dtype)
         for node in self._order:
             env[node] = run_node(node, env)
-        return env[self.node].reshape(self.slots, self._rows_out)[:count]
+        return env[self.node].reshape(self.slots, self._rows_out)[:count].to(rows.dtype)
 
     def check(self, values: Sequence[Tensor], like: Tensor) -> None:
         """Raise UnsupportedModelError unless each row gives its own result, whatever the others are."""

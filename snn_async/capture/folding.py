@@ -64,6 +64,8 @@ class Fold:
         self.samples = shape[1] if cells[0].sequence else shape[0]
         self.where = {call: (cell, t) for cell in cells for t, call in enumerate(cell.calls)}
         self._without_gradient = all(call.meta["no_grad"] for cell in cells for call in cell.calls)
+        self._sequences = {self.current(cell) for cell in cells if cell.sequence}
+        self._sequences |= {n for n in recording.graph.nodes if (s := self.sent(n, None)) and s.cell.sequence}
         self.memories: dict[Node, Node] = {}
         while (found := self._fold()) is not None:
             self.memories[found[0]] = found[1]
@@ -112,10 +114,13 @@ class Fold:
             UnsupportedModelError: for a tensor that does not hold so many samples.
         """
         shape, slots = shape_of(node), self.slots(node)
-        if self.times[node] is None and shape[:2] == (self.steps, self.samples):
+        whole = self.times[node] is None and shape[:2] == (self.steps, self.samples)
+        if whole and (self.samples > 1 or node in self._sequences):
             return shape[2:] or (1,)
         if shape[:1] == (slots,):
             return shape[1:] or (1,)
+        if whole:
+            return shape[2:] or (1,)
         if math.prod(shape) % slots:
             raise UnsupportedModelError(
                 f"{self.recording.place(node)}: a tensor of shape {shape} between neurons does not hold {slots} "

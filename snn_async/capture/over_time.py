@@ -58,7 +58,9 @@ def _returned(model: nn.Module, result: Any, names: list[str], needed: bool) -> 
     """Return the states among a result, by the argument that takes them."""
     if not names:
         return {}
-    given = list(result) if isinstance(result, tuple | list) else []
+    given = list(result) if isinstance(result, tuple | list) else [result]
+    if needed and len(given) == len(names):  # what it returns are its states
+        return dict(zip(names, given, strict=True))
     if len(given) <= len(names):
         if needed:
             raise UnsupportedModelError(

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from snn_async.capture.assembling import Assembly
 from snn_async.capture.expression import Values, run_node
 from snn_async.capture.folding import Fold
-from snn_async.capture.kinds import Kind, is_dropout, name_of, shape_of, storage_of
+from snn_async.capture.kinds import Kind, is_dropout, name_of, shape_of, storage_of, value_of
 from snn_async.capture.recording import NEURON
 from snn_async.capture.remembering import Memories
 from snn_async.graph.grids import from_units, to_units
@@ -57,6 +57,7 @@ class Program:
         self._fold, self._assembly = fold, assembly
         recording, dependencies = fold.recording, fold.dependencies
         self.steps, self.samples = fold.steps, fold.samples
+        self._dtype = value_of(fold.current(fold.cells[0])).dtype
         nodes = list(recording.graph.nodes)
         placeholders = [node for node in nodes if node.op == "placeholder"]
         count = len(recording.parameters)
@@ -140,7 +141,7 @@ class Program:
                 values[node] = run_node(node, values)
         grids = self._assembly.graph.input_grids
         parts = [
-            to_units(self._stacked(column, [values[n] for n in column.nodes]), grid)
+            to_units(self._stacked(column, [values[n] for n in column.nodes]), grid).to(self._dtype)
             for column, grid in zip(self._leaves, grids.values(), strict=False)
         ]
         found = self._found(values)

@@ -3,6 +3,7 @@
 import functools
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,7 +64,15 @@ def _like_given(tensors: list[Tensor], call: int) -> list[Tensor]:
 _LIBRARY.impl("function", _like_given, "CompositeExplicitAutograd")
 torch.library.register_fake("snn_async::function", _like_given, lib=_LIBRARY)
 
+_TO_VALUES = {Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.__float__, Tensor.__int__, Tensor.__bool__}
 _FACTORIES = {torch.ones, torch.zeros, torch.arange, torch.full, torch.tensor}
+
+
+_NOT_OWN = ("/torch/", "/snn_async/", "/snntorch/", "/spikingjelly/activation_based/")
+
+
+class CallError(UnsupportedModelError):
+    """A forward failed on what it was given."""
 
 
 class Place(NamedTuple):
@@ -86,13 +95,11 @@ class Call(NamedTuple):
 
     Attributes:
         sequence: whether it was given (T, B, ...) rather than (B, ...).
-        settings: what the module held when it was called, besides its states.
     """
 
     path: str
     module: nn.Module
     sequence: bool
-    settings: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,7 @@ class Recording:
 
     Attributes:
         graph: of torch operators and `NEURON`; its placeholders are `parameters`, then `inputs`.
-        parameters: names of parameters and buffers.
+        parameters: names of parameters and buffers; trained: those of parameters.
         calls: of neurons, by the number that the operator `NEURON` has.
         places: of the graph's nodes.
         constants: tensors that the model holds besides parameters and buffers, by attribute of the graph's module.
@@ -110,6 +117,7 @@ class Recording:
 
     graph: Graph
     parameters: tuple[str, ...]
+    trained: frozenset[str]
     calls: tuple[Call, ...]
     places: dict[Node, Place]
     constants: dict[str, Any]
@@ -141,12 +149,14 @@ def record(model: nn.Module, call: Callable[..., Any], arguments: Any) -> Record
     calls: list[Call] = []
     places: dict[Node, Place] = {}
     results: list[Any] = []
+    given_now: dict[str, Tensor] = {}
 
     def emit_for(path: str, module: nn.Module) -> Any:
         def emit(
             current: Tensor, states: tuple[Tensor, ...], sequence: bool, count: int
         ) -> tuple[Tensor, tuple[Tensor, ...]]:
-            calls.append(Call(path, module, sequence, settings_of(module)))
+            _check_settings(path, module, settings[module], given_now)
+            calls.append(Call(path, module, sequence))
             spikes, *after = NEURON(current, list(states), len(calls) - 1, 1 + count)
             return spikes, tuple(after)
 
@@ -156,7 +166,7 @@ def record(model: nn.Module, call: Callable[..., Any], arguments: Any) -> Record
         tensor = iter(given)
         filled = [next(tensor) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         with _Watching(paths, places):
-            given_now = {f"model.{name}": value for name, value in zip(named, tensors, strict=True)}
+            given_now.update({f"model.{name}": value for name, value in zip(named, tensors, strict=True)})
             result = functional_call(_Calling(model, call), given_now, pytree.tree_unflatten(filled, spec))
         results.append(result)
         return [value for value in pytree.tree_leaves(result) if isinstance(value, Tensor)]
@@ -165,9 +175,12 @@ def record(model: nn.Module, call: Callable[..., Any], arguments: Any) -> Record
         replaced(model, emit_for),
         _quiet(),
         _functions_whole(),
-        torch.autocast(_device(inputs).type, enabled=False),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(_device(inputs), enabled=False),
     ):
         named = tensors_of(model)  # with states at rest
+        settings = {module: settings_of(module) for module in model.modules()}
         for part in model.modules():
             if isinstance(part, _BatchNorm):
                 part.training = False  # it uses its running statistics (`Options.batch_norm`)
@@ -184,7 +197,8 @@ def record(model: nn.Module, call: Callable[..., Any], arguments: Any) -> Record
         if node.target is FUNCTION:
             node.meta["function"] = _FUNCTIONS[node.args[1]]
     constants = {n.target: getattr(module, n.target) for n in module.graph.nodes if n.op == "get_attr"}
-    return Recording(module.graph, tuple(named), tuple(calls), places, constants, results[0])
+    trained = frozenset(name for name, _ in model.named_parameters())
+    return Recording(module.graph, tuple(named), trained, tuple(calls), places, constants, results[0])
 
 
 @contextmanager
@@ -237,7 +251,9 @@ def _quiet() -> Iterator[None]:
     log = logging.getLogger("torch._subclasses.fake_tensor")
     before, log.disabled = log.disabled, True
     try:
-        yield
+        with warnings.catch_warnings():  # of gradients of tensors that are no leaves
+            warnings.simplefilter("ignore")
+            yield
     finally:
         log.disabled = before
 
@@ -249,6 +265,24 @@ def _note_grad_mode(graph: Graph) -> None:
         if node.target is torch._C._set_grad_enabled:
             enabled = bool(node.args[0])
         node.meta["no_grad"] = not enabled
+
+
+def _check_settings(path: str, module: nn.Module, settings: dict[str, Any], given: dict[str, Tensor]) -> None:
+    """Raise UnsupportedModelError if a neuron module is not as it was before the forward."""
+    now = settings_of(module)
+    for name in settings.keys() | now.keys():
+        before, value = (
+            given.get(f"model.{path}.{name}".replace("..", "."), settings.get(name)),
+            now.get(name),
+        )
+        same = before is value or (
+            not isinstance(value, Tensor) and type(before) is type(value) and before == value
+        )
+        if not same:
+            raise UnsupportedModelError(
+                f"{name!r} of {path!r} is set within the forward, but a neuron has one value for all timesteps and runs: "
+                "set it outside, or give a learnable parameter"
+            )
 
 
 class _Calling(nn.Module):
@@ -273,6 +307,8 @@ class _Watching(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in _TO_VALUES and any(isinstance(value, FakeTensor) for value in args):
+            raise _needs_values(str(self._place()))
         if func is Tensor.register_hook:
             raise UnsupportedModelError(
                 f"{self._place()}: a hook on the gradient of a tensor would not be called; remove it"
@@ -307,26 +343,29 @@ class _Watching(TorchFunctionMode):
             if path is None and id(own) in self._paths:
                 path = self._paths[id(own)]
             name = frame.f_code.co_filename
-            if path is not None and "/torch/" not in name and "/snn_async/capture/" not in name:
+            if path is not None and not any(part in name for part in _NOT_OWN):
                 return Place(path, f"{name.rsplit('/', 1)[-1]}:{frame.f_lineno}")
             frame = frame.f_back
         return Place(path or "", "the model")
 
 
-def _device(inputs: Sequence[Tensor]) -> torch.device:
-    return inputs[0].device if inputs else torch.device("cpu")
+def _device(inputs: Sequence[Tensor]) -> str:
+    kind = inputs[0].device.type if inputs else "cpu"
+    return kind if kind in ("cpu", "cuda") else "cpu"
 
 
 def _failed(model: nn.Module, error: Exception) -> UnsupportedModelError:
     line = _own_line(error)
     text = str(error).splitlines()[0] if str(error) else ""
     if type(error).__name__ in ("GuardOnDataDependentSymNode", "DataDependentOutputException"):
-        return UnsupportedModelError(
-            f"{line}: the forward of {type(model).__name__} needs the values of a tensor there (a branch on spikes, "
-            "`.item()`, indexing by a mask), and what runs event by event has none yet: use torch.where or a product"
-        )
+        return _needs_values(line)
+    return CallError(f"{line}: {type(model).__name__} fails on this input: {type(error).__name__}: {text}")
+
+
+def _needs_values(line: str) -> UnsupportedModelError:
     return UnsupportedModelError(
-        f"{line}: {type(model).__name__} fails on this input: {type(error).__name__}: {text}"
+        f"{line}: the forward needs the values of a tensor there (a branch on spikes, `.item()`, indexing by a mask), "
+        "and what runs event by event has none yet: use torch.where or a product"
     )
 
 
@@ -334,7 +373,7 @@ def _own_line(error: BaseException) -> str:
     trace, found = error.__traceback__, "the model"
     while trace is not None:
         name = trace.tb_frame.f_code.co_filename
-        if "/torch/" not in name and "/snn_async/" not in name:
+        if not any(part in name for part in _NOT_OWN):
             found = f"{name.rsplit('/', 1)[-1]}:{trace.tb_lineno}"
         trace = trace.tb_next
     return found

@@ -60,7 +60,7 @@ class Wires(NamedTuple):
     @property
     def selects(self) -> bool:
         """Whether every result is one of the values as it is, or nothing, and no value goes to two places."""
-        once = len(np.unique(self.to)) == len(self.to) and len(np.unique(self.of)) == len(self.of)
+        once = all(not len(places) or np.bincount(places).max() == 1 for places in (self.to, self.of))
         return once and bool((self.value == 1).all())
 
 
