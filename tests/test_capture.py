@@ -460,9 +460,12 @@ def test_a_capture_runs_nothing_that_changes_the_model():
         lambda net, x: (utils.reset(net), net.lif2(net.fc1(x)))[1],
     ],
 )
-def test_a_timestep_that_starts_from_rest_is_refused_by_name(forward):
-    with pytest.raises(UnsupportedModelError, match="'lif[12]' starts from rest in every timestep"):
-        captured(Net(forward, lif1=passing()), x())
+def test_a_timestep_that_starts_from_rest_is_called_as_it_is(forward):
+    """Not timestep by timestep: it would start anew in each, so all of x is one."""
+    model = Net(forward, lif1=passing())
+    expected = model(x())
+    utils.reset(model)
+    assert torch.equal(captured(model, x()).layered(x()).result, expected) and expected.any()
 
 
 def test_states_are_cut_off_between_timesteps_as_the_model_does():

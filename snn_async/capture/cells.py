@@ -15,16 +15,8 @@ from snn_async.capture.recording import NEURON, Recording
 from snn_async.errors import UnsupportedModelError
 
 SAME = {
-    "detach",
-    "clone",
-    "alias",
-    "contiguous",
-    "view",
-    "reshape",
-    "lift_fresh_copy",
-    "expand",
-    "_to_copy",
-    "to",
+    *("detach", "detach_", "clone", "alias", "contiguous", "view", "reshape", "lift_fresh_copy", "expand"),
+    *("_to_copy", "to"),
 }
 
 
@@ -146,8 +138,8 @@ def timesteps_of(cells: list[Cell]) -> int:
     }
     if len({cell.sequence for cell in cells}) > 1 and len(set(counts.values())) > 1:
         raise UnsupportedModelError(
-            f"{[c.name for c in cells if c.sequence]} take whole sequences, {[c.name for c in cells if not c.sequence]} "
-            "single timesteps; use one step_mode for all (functional.set_step_mode)"
+            f"{[c.name for c in cells if c.sequence]} take whole sequences, other neurons single timesteps; use one "
+            "step_mode for all (functional.set_step_mode)"
         )
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name!r} {n} times" for name, n in counts.items())

@@ -109,6 +109,7 @@ class Expression:
         generator = torch.Generator().manual_seed(0)
         shape = (self.slots, sum(self.sizes))
         one, other = (torch.randn(shape, generator=generator, dtype=torch.float64).to(like) for _ in range(2))
+        other = 50 * other + 30  # what depends on other rows depends on these
         other[0] = one[-1]
         order = torch.randperm(self.slots, generator=generator)
         with torch.no_grad():

@@ -48,7 +48,7 @@ def shape_of(node: Node) -> tuple[int, ...]:
 def writes(node: Node) -> Node | None:
     """Return the operand that an operator changes in place, if it does."""
     schema = getattr(node.target, "_schema", None)
-    if schema is None or not schema.is_mutable:
+    if schema is None or not schema.is_mutable or name_of(node) == "detach_":
         return None
     for argument, given in zip(schema.arguments, node.args, strict=False):
         if argument.alias_info is not None and argument.alias_info.is_write and isinstance(given, Node):

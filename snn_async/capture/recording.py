@@ -280,7 +280,7 @@ def _check_settings(path: str, module: nn.Module, settings: dict[str, Any], give
         )
         if not same:
             raise UnsupportedModelError(
-                f"{name!r} of {path!r} is set within the forward, but a neuron has one value for all timesteps and runs: "
+                f"{name!r} of {path!r} is set within the forward, but a neuron has one value for all timesteps: "
                 "set it outside, or give a learnable parameter"
             )
 

@@ -13,6 +13,7 @@ from torch.fx import Node
 from snn_async.capture.expression import run_node
 from snn_async.capture.kinds import shape_of, tensors_in, value_of
 from snn_async.capture.operators import ADDITIONS, MOVES, RESHAPES, plain_name
+from snn_async.errors import UnsupportedModelError
 from snn_async.graph.grids import Grid, size_of, to_units
 from snn_async.graph.synapses import OneToOne, Synapses, Wiring
 from snn_async.graph.windows import Windows, adaptive, pooling
@@ -86,6 +87,8 @@ def wires_of(link: Link, slots: int, values: Mapping[Node, Any]) -> Wires | None
         return _moved(link, slots, size, result, values)
     if size == result and name in _SCALES | ADDITIONS:  # of a sum, the other operand is zero
         scale = _run(link, torch.ones(shape_of(link.operand), dtype=torch.float64), values).reshape(-1)
+        if not scale.isfinite().all():
+            raise UnsupportedModelError(f"a factor between neurons is {float(scale[0])}; give a finite one")
         return Wires.identity(size)._replace(value=scale[:size].numpy())
     return _probed(link, slots, size, result, values)
 

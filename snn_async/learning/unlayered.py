@@ -29,7 +29,7 @@ class UnlayeredBackprop(Rule):
     def timestep(
         self, engine: Engine, graph: Graph, execution: Execution, values: Values, start: Start, keep_log: bool
     ) -> Simulation:
-        call = _Call(engine, graph, execution, values, start, keep_log)
+        call = _Call(engine, graph, execution, values, start, keep_log, torch.is_grad_enabled())
         tensors = [getattr(values, name) for name in DIFFERENTIABLE]
         spikes, current, potential, left = _Timestep.apply(call, *tensors, *values.parameters)
         assert call.simulation is not None
@@ -68,6 +68,7 @@ class _Call:
     values: Values
     start: Start
     keep_log: bool
+    grad: bool  # whether a gradient may be asked for
     simulation: Simulation | None = None
 
     def with_tensors(self, tensors: tuple[Tensor, ...]) -> Values:
@@ -84,7 +85,7 @@ class _Timestep(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: _Call, *tensors: Tensor) -> tuple[Tensor, ...]:
-        needs_log = any(ctx.needs_input_grad)
+        needs_log = call.grad and any(ctx.needs_input_grad)
         done = call.engine.simulate(
             call.graph,
             call.execution,
