@@ -131,7 +131,7 @@ def test_replay_is_the_derivative_of_the_masked_sum(motif, kind, refractory):
                 p.detach() + step * along_parameters[i] for i, p in enumerate(values.parameters)
             ),
         )
-        results = masked_sum(graph, job.execution, moved, start, log, surrogates=smooth)
+        results = masked_sum(graph, last.execution, moved, start, log, surrogates=smooth)
         return sum(((i + 1) * result).sin().sum() for i, result in enumerate(results))
 
     step = torch.zeros((), dtype=torch.float64, requires_grad=True)
@@ -187,7 +187,7 @@ def test_a_population_that_cuts_its_state_has_the_gradient_of_single_timesteps(e
     grads = torch.autograd.grad(run.potentials.sum() + run.spikes.sum(), parameters, allow_unused=True)
     state, loss = None, 0.0
     for frame in x.split(1):
-        part = net.run(frame, state, seed=1)
+        part = net.run(frame, state=state, seed=1)
         state, loss = part.state.detach(), loss + part.potentials.sum() + part.spikes.sum()
     expected = torch.autograd.grad(loss, parameters, allow_unused=True)
     torch.testing.assert_close(grads, expected, rtol=1e-10, atol=1e-10)
