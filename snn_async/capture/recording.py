@@ -186,7 +186,7 @@ def record(model: nn.Module, call: Callable[..., Any], arguments: Any) -> Record
                 part.training = False  # it uses its running statistics (`Options.batch_norm`)
         try:
             module = make_fx(run, tracing_mode="fake", pre_dispatch=True, _allow_non_fake_inputs=True)(
-                list(named.values()), inputs
+                list(named.values()), [x.clone() if x.is_inference() else x for x in inputs]
             )
         except SnnAsyncError:
             raise
