@@ -54,7 +54,7 @@ def cases(draw):
         option = option | {"stop": "quiescent"}
     if option["scheduler"] == "momentum":
         option = option | {"momentum_noise": draw(st.sampled_from([0.0, 0.5]))}
-    # binary events through shared weights give cells that are equal but for the order of summation, which is an engine's
+    # binary events through shared weights give cells that are equal but for the order of summation, an engine's
     # own, and a "max" between them another holder (docs/design.md, section 6)
     weighted = {projection.target for projection in graph.projections if projection.synapses.weighted}
     ties = any(junction.kind == "max" and junction.name in weighted for junction in graph.junctions)

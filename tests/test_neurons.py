@@ -13,6 +13,7 @@ from torch import nn
 
 import snn_async
 from snn_async.errors import UnsupportedModelError
+from snn_async.frameworks import snntorch_neurons
 from snn_async.frameworks.libraries import adapter_of
 from snn_async.graph import Population
 from snn_async.graph.grids import from_units, to_units
@@ -108,12 +109,13 @@ def snntorch_run(module, currents):
             spikes, state = module(current, state)
             steps.append((spikes, state[0]))
         return tuple(map(torch.stack, zip(*steps, strict=True)))
-    states, steps = [torch.zeros_like(currents[0])] * len(adapter_of(module).state_names(module)), []
+    count = len(snntorch_neurons.state_names(module) or ("mem",))
+    states, steps = [torch.zeros_like(currents[0])] * count, []
     for current in currents:
         spikes, *states = module(current, *states)
         steps.append((spikes, states[-1]))
         if isinstance(module, snntorch.RLeaky | snntorch.RSynaptic):
-            states = [spikes, *states[len(states) - len(adapter_of(module).state_names(module)) + 1 :]]
+            states = [spikes, *states[len(states) - count + 1 :]]
     return tuple(map(torch.stack, zip(*steps, strict=True)))
 
 

@@ -135,7 +135,14 @@ class Assembly:
             expression = linker.expression(after, nodes)
             parts = []
             for node in nodes:
-                sent = fold.sent(node, fold.times[node])
+                crossing = fold.crossing(node, fold.times[node])
+                origin = node if crossing is None else crossing[0]
+                sent = fold.sent(origin, fold.times[origin])
+                if sent is None and crossing is not None:
+                    raise UnsupportedModelError(
+                        f"{self._recording.place(node)}: a value that is carried over in time is made of what "
+                        "whole sequences give; use one step_mode for all modules"
+                    )
                 name = self.inputs[node] if sent is None else sent.cell.name
                 of = "inputs" if sent is None else "last spikes" if sent.ago else "spikes"
                 if sent is not None and (sent.what or sent.ago > 1):
@@ -156,7 +163,9 @@ class Assembly:
             if n in seen:
                 continue
             seen.add(n)
-            if not self._is_leaf(n):
+            if n is not node and self._fold.crossing(n, self._fold.times[n]) is not None:
+                found.append(n)
+            elif not self._is_leaf(n):
                 if is_dropout(n):
                     raise UnsupportedModelError(
                         f"{self._recording.place(n)}: a dropout on a value that is carried over to the next timestep; "
