@@ -23,6 +23,12 @@ T, B = 4, 2
 
 
 @pytest.fixture(autouse=True)
+def no_other_neurons(monkeypatch):
+    """snnTorch's resets go through every neuron of the process, and fail on some that other tests hold."""
+    monkeypatch.setattr(snn.SpikingNeuron, "instances", [])
+
+
+@pytest.fixture(autouse=True)
 def double_precision():
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
