@@ -1,6 +1,7 @@
 """Every engine: what a test shows with the fixture `engine` holds on all of them."""
 
 import pytest
+import torch
 from hypothesis import settings
 
 from snn_async.engines.numba.engine import NumbaEngine
@@ -30,3 +31,12 @@ ENGINES = {
 @pytest.fixture(params=ENGINES.values(), ids=ENGINES.keys())
 def engine(request):
     return request.param
+
+
+@pytest.fixture
+def double_precision():
+    """What a model makes itself (`torch.zeros(...)`) is of the precision of everything else."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)

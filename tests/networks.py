@@ -5,12 +5,13 @@ from dataclasses import dataclass, fields, is_dataclass
 from itertools import count
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from snn_async.capture import Encoded
 from snn_async.graph import INPUT, Graph, Junction, Population, Projection
-from snn_async.graph.grids import Grid, size_of
+from snn_async.graph.grids import Grid, size_of, to_units
 from snn_async.graph.live import Held
 from snn_async.graph.synapses import Convolution, Dense, Normalization, OneToOne, Synapses, wiring
 from snn_async.graph.windows import pooling
@@ -123,6 +124,13 @@ class Recipe:
         return Graph(populations, [projection(*edge) for edge in sorted(edges)], f"p{last}")
 
 
+def numbered(graph: Graph, x: Tensor) -> Tensor:
+    """Features (..., S) in unit order, given each input's as torch flattens them, one after another."""
+    grids = graph.input_grids.values()
+    parts = x.split([size_of(grid) for grid in grids], -1)
+    return torch.cat([to_units(part, grid) for part, grid in zip(parts, grids, strict=True)], -1)
+
+
 class Drawn:
     """A graph that no source model stands behind, as what one was captured as; it returns the output's spikes."""
 
@@ -132,7 +140,7 @@ class Drawn:
         self.shown = ((graph.output, "spikes"),)
 
     def encode(self, model: nn.Module, args: Any, kwargs: Any) -> Encoded:
-        x = self.graph.numbered(args[0].flatten(2))
+        x = numbered(self.graph, args[0].flatten(2))
         return Encoded({}, x, self.gains(model, x), {}, (self._compute(),), None)
 
     def decode(self, encoded: Encoded, shown: Any) -> Tensor:
@@ -172,7 +180,10 @@ def network(
     **options: Any,
 ) -> AsyncNetwork:
     """An AsyncNetwork around a graph, on an engine or the one of a name; `compute` gives its live values."""
-    modules = [*(module for _, module in graph.modules), *held_modules((graph.projections, graph.junctions))]
+    modules = [
+        *(p.neuron.module for p in graph.populations),
+        *held_modules((graph.projections, graph.junctions)),
+    ]
 
     def capture(model: nn.Module, args: Any, kwargs: Any) -> Drawn:
         return Drawn(graph, args[0], compute)
@@ -266,12 +277,10 @@ class Drawing:
 def average(source: Grid, side: int = 2) -> Synapses:
     """Average pooling of `side` x `side` windows."""
     windows = pooling(*source[1:], (side, side), (side, side), (0, 0))
-    entries = [
-        (int(p), w, 1 / float(windows.area[w]))
-        for w in range(len(windows.area))
-        for p in windows.positions[windows.offsets[w] : windows.offsets[w + 1]]
-    ]
-    return wiring("AvgPool", source, (source[0], windows.height, windows.width), source[0], entries)
+    counts = np.diff(windows.offsets)
+    to = np.repeat(np.arange(len(counts)), counts)
+    target = (source[0], windows.height, windows.width)
+    return wiring("AvgPool", source, target, source[0], windows.positions, to, 1 / windows.area[to])
 
 
 def maximum(name: str, cells: Grid, kernel: int = 2, stride: int = 2, padding: int = 0) -> Junction:

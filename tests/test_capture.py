@@ -28,12 +28,7 @@ def no_other_neurons(monkeypatch):
     monkeypatch.setattr(snn.SpikingNeuron, "instances", [])
 
 
-@pytest.fixture(autouse=True)
-def double_precision():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def leaky(**options):
@@ -670,3 +665,32 @@ def test_settings_that_torch_refuses(module):
     model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), module, leaky()).double()
     with pytest.raises(SnnAsyncError, match="Sequential fails on this input"):
         captured(model, x(1, 8, 8))
+
+
+class CarriedOver(nn.Module):
+    """Its populations wait in another order than they are called in."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.out = (passing() for _ in range(4))
+        self.fa, self.fb, self.fc, self.fo = (nn.Linear(*s) for s in ((6, 8), (8, 5), (6, 4), (9, 3)))
+
+    def forward(self, x):
+        a, b, c, out = (lif.init_leaky() for lif in (self.a, self.b, self.c, self.out))
+        trace, potentials = torch.zeros(x.shape[1], 5), []
+        for frame in x:
+            spk_a, a = self.a(self.fa(frame), a)
+            spk_b, b = self.b(self.fb(torch.tanh(spk_a)), b)
+            spk_c, c = self.c(self.fc(frame), c)
+            trace = 0.7 * trace + spk_b
+            _, out = self.out(self.fo(torch.cat((trace, spk_c), 1)), out)
+            potentials.append(out)
+        return torch.stack(potentials)
+
+
+def test_a_value_carried_over_takes_the_spikes_of_its_own_population():
+    torch.manual_seed(0)
+    model, x = CarriedOver(), torch.rand(5, 3, 6)
+    net = captured(model, x)
+    assert [p.name for p in net.graph.populations] == ["a", "c", "b", "out"]
+    torch.testing.assert_close(net.layered(x).result, model(x), rtol=0, atol=1e-12)

@@ -15,13 +15,7 @@ REFUSED = [name for name, model in MODELS.items() if model.refused is not None]
 EVERYWHERE = ["TutorialNet", "StatesPassed", "sequential_outside", "MultiStepMean", "DQSN"]
 
 
-@pytest.fixture(autouse=True)
-def double_precision():
-    """What a model makes itself (`torch.zeros(...)`) is of the precision of everything else."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def floating(tree):

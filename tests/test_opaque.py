@@ -11,7 +11,7 @@ import torch
 from conftest import ENGINES
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import KINDS, WAITING, Drawing, Latest, frames, network
+from networks import KINDS, WAITING, Drawing, Latest, frames, network, numbered
 from test_engines_agree import Logging, assert_same, options, ordered, two_runs
 from torch import nn
 from torch.func import functional_call
@@ -186,7 +186,7 @@ def layer_by_layer(graph: Graph, x):
     live = {p.name: p.neuron.read(p, x) for p in graph.populations}
     potentials = []
     for frame in x:
-        last, sent = spikes, {"input": graph.numbered(frame.flatten(1))}
+        last, sent = spikes, {"input": numbered(graph, frame.flatten(1))}
         for name in graph.order:
             node = graph.nodes[name]
             ports = {}

@@ -1,6 +1,5 @@
 """From a folded recording to a graph: populations, junctions, and a projection for every way between two of them."""
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ from torch.fx import Node
 
 from snn_async.capture.cells import Cell
 from snn_async.capture.folding import Fold
-from snn_async.capture.kinds import Kind, is_dropout, tensors_in, value_of
+from snn_async.capture.kinds import Kind, tensors_in, value_of
 from snn_async.capture.linking import Linker, Lives, Segment
 from snn_async.capture.operators import (
     ADDITIONS,
@@ -79,9 +78,13 @@ class Assembly:
             self._populate(cell)
         for cell in fold.cells:
             self._connect(self._terms_of(fold.current(cell)), cell.name, self._grids[cell.name])
+        made = {after: self._sources(after) for after in fold.memories.values()}
+        for node in dict.fromkeys(n for nodes in made.values() for n in nodes):
+            if node in fold.leaves:
+                self._from_input(node)
         for before in fold.memories:
             self._from_input(before)
-        self.memories = self._remember()
+            self.inputs[before] = self.inputs.pop(before)  # after all others
         self.graph = Graph(
             self._populations,
             self._projections,
@@ -89,6 +92,7 @@ class Assembly:
             junctions=self._junctions,
             inputs={name: self.input_grids[name] for name in self.inputs.values()},
         )
+        self.memories = [self._remember(after, nodes) for after, nodes in made.items()]
 
     # -- populations -----------------------------------------------------------------------------------
 
@@ -112,49 +116,29 @@ class Assembly:
         silent = [cell.name for cell in self._fold.cells if cell.name not in heard]
         return silent[-1] if silent else self._fold.cells[-1].name
 
-    def _remember(self) -> list[Memory]:
-        """Return what the model carries on outside of neurons."""
-        fold, linker = self._fold, self._linker
-        first: dict[str, int] = {}
-        sources = {after: self._sources(after) for after in fold.memories.values()}
-        for node in dict.fromkeys(n for found in sources.values() for n in found):
-            if node in fold.leaves and node not in self.inputs:
-                self._from_input(node)
-        for before in fold.memories:
-            self.inputs[before] = self.inputs.pop(before)  # after all others
-        start = 0
-        for name in self.inputs.values():
-            first[name] = start
-            start += size_of(self.input_grids[name])
-        neurons = 0
-        for population in self._populations:
-            first[population.name] = neurons
-            neurons += population.size
-        memories = []
-        for after, nodes in sources.items():
-            expression = linker.expression(after, nodes)
-            parts = []
-            for node in nodes:
-                crossing = fold.crossing(node, fold.times[node])
-                origin = node if crossing is None else crossing[0]
-                sent = fold.sent(origin, fold.times[origin])
-                if sent is None and crossing is not None:
-                    raise UnsupportedModelError(
-                        f"{self._recording.place(node)}: a value that is carried over in time is made of what "
-                        "whole sequences give; use one step_mode for all modules"
-                    )
-                name = self.inputs[node] if sent is None else sent.cell.name
-                of = "inputs" if sent is None else "last spikes" if sent.ago else "spikes"
-                if sent is not None and (sent.what or sent.ago > 1):
-                    self._from_cell(node, *sent)
-                at = slice(first[name], first[name] + math.prod(fold.sample_shape(node)))
-                parts.append(Part(of, at, linker.grid(node)))
-            live = tuple(self.lives(n) for n in expression.lives)
-            memories.append(Memory(linker.grid(after), expression, tuple(parts), live))
-        return memories
+    def _remember(self, after: Node, nodes: list[Node]) -> Memory:
+        """Return how a value that is made of `nodes` is carried on."""
+        expression = self._linker.expression(after, nodes)
+        live = tuple(self.lives(n) for n in expression.lives)
+        return Memory(self._linker.grid(after), expression, tuple(self._part(n) for n in nodes), live)
+
+    def _part(self, node: Node) -> Part:
+        fold, grid = self._fold, self._linker.grid(node)
+        crossing = fold.crossing(node, fold.times[node])
+        origin = node if crossing is None else crossing[0]
+        sent = fold.sent(origin, fold.times[origin])
+        if sent is not None:
+            name, delayed = self._from_cell(node, *sent).source, sent.ago == 1
+            return Part("last spikes" if delayed else "spikes", self.graph.slices[name], grid)
+        if crossing is not None:
+            raise UnsupportedModelError(
+                f"{self._recording.place(node)}: a value that is carried over in time is made of what whole sequences "
+                "give; use one step_mode for all modules"
+            )
+        return Part("inputs", self.graph.input_slices[self.inputs[node]], grid)
 
     def _sources(self, node: Node) -> list[Node]:
-        """Return what an expression begins with that follows from inputs or neurons."""
+        """Return what an operator's value begins with that follows from inputs or neurons, or is passed on."""
         found: list[Node] = []
         seen: set[Node] = set()
         stack = [node]
@@ -163,14 +147,8 @@ class Assembly:
             if n in seen:
                 continue
             seen.add(n)
-            if n is not node and self._fold.crossing(n, self._fold.times[n]) is not None:
-                found.append(n)
-            elif not self._is_leaf(n):
-                if is_dropout(n):
-                    raise UnsupportedModelError(
-                        f"{self._recording.place(n)}: a dropout on a value that is carried over to the next timestep; "
-                        "call model.eval(), or put the dropout on spikes"
-                    )
+            crosses = self._fold.crossing(n, self._fold.times[n]) is not None
+            if n is node or not (n in self._passed or self._is_leaf(n) or crosses):
                 stack += reversed(self._data(n))
             elif self._fold.dependencies.kinds[n] != Kind.LIVE:
                 found.append(n)
@@ -338,12 +316,12 @@ class Assembly:
         windows = max_windows(node, self._fold.slots(node))
         terms = self._terms_of(operand)
         grid = self._linker.grid(operand)
-        if windows is None or any(self._has_own_constants(term, grid) for term in terms):
+        if windows is None or any(self._has_own_constants(term) for term in terms):
             return self._waiting(node)
         junction = Junction(self._unique(self._label(node)), "max", self._linker.grid(node), grid, windows)
         return self._join(node, junction, [terms])
 
-    def _has_own_constants(self, term: Term, grid: Grid) -> bool:
+    def _has_own_constants(self, term: Term) -> bool:
         """Return whether what is added on the way may differ within a window."""
         pieces = [piece for link in term.links if (piece := self._linker.piece(link)) is not None]
         return any(piece.kind in ("constant", "dense", "other") for piece in pieces)
@@ -353,22 +331,9 @@ class Assembly:
         joined = self._joined_spikes(node)
         if joined is not None:
             return joined
-        sources: list[Node] = []
-        seen: set[Node] = set()
-        stack = [node]
-        while stack:
-            n = stack.pop()
-            if n in seen:
-                continue
-            seen.add(n)
-            crosses = self._fold.crossing(n, self._fold.times[n]) is not None
-            if crosses:
-                self._single(n)
-            is_source = n is not node and (n in self._passed or self._is_leaf(n) or crosses)
-            if not is_source:
-                stack += reversed(self._data(n))
-            elif self._fold.dependencies.kinds[n] != Kind.LIVE:
-                sources.append(n)
+        sources = self._sources(node)
+        for source in sources:
+            self._single(source)
         if not sources:
             raise UnsupportedModelError(f"{self._recording.place(node)}: no neuron or input reaches it")
         expression = self._linker.expression(node, sources)

@@ -12,10 +12,11 @@ from snn_async.capture.expression import Expression
 from snn_async.capture.folding import Fold
 from snn_async.capture.kinds import Kind, is_dropout, shape_of, tensors_in
 from snn_async.capture.operators import ADDITIONS, RESHAPES, plain_name
-from snn_async.capture.wires import Link, Wires, synapses_of, wires_of
+from snn_async.capture.wires import Link, Wires, pair, synapses_of, wires_of
 from snn_async.graph.grids import Grid, grid_of, size_of
 from snn_async.graph.live import Computed, Derived, Live
 from snn_async.graph.synapses import Affine, Convolution, Dense, Normalization, OneToOne, Synapses
+from snn_async.graph.synapses.convolution import padding_of
 
 
 class Lives:
@@ -336,15 +337,17 @@ class Linker:
         named |= node.kwargs
         weight_shape = shape_of(named["weight"])
         dims = len(weight_shape) - 2
-        dilation = _pair(named.get("dilation", 1), dims, 1)
-        kernel = _pair(list(weight_shape[2:]), dims, 1)
-        bias = named.get("bias")
+        dilation = pair(named.get("dilation", 1), dims, 1)
+        kernel = pair(list(weight_shape[2:]), dims, 1)
+        bias, padding = named.get("bias"), named.get("padding", 0)
         return Convolution(
             weight=self.lives(named["weight"]),
             bias=self.lives(bias) if isinstance(bias, Node) else None,
             source=grid,
-            stride=_pair(named.get("stride", 1), dims, 1),
-            padding=_padding(named.get("padding", 0), dims, kernel, dilation),
+            stride=pair(named.get("stride", 1), dims, 1),
+            padding=padding_of(
+                padding if isinstance(padding, str) else pair(padding, dims, 0), kernel, dilation
+            ),
             dilation=dilation,
             groups=int(named.get("groups", 1)),
             weight_shape=weight_shape,
@@ -388,21 +391,3 @@ def _columns(weight: Live, wires: Wires) -> Live:
         )
 
     return Derived(moved, (weight,))
-
-
-def _pair(value: Any, dims: int, first: int) -> tuple[int, int]:
-    sides = [value] * dims if isinstance(value, int) else list(value)
-    sides = sides * dims if len(sides) < dims else sides
-    return (first, int(sides[0])) if dims == 1 else (int(sides[0]), int(sides[1]))
-
-
-def _padding(
-    given: Any, dims: int, kernel: tuple[int, int], dilation: tuple[int, int]
-) -> tuple[int, int, int, int]:
-    if given == "valid":
-        return (0, 0, 0, 0)
-    if given == "same":
-        y, x = (d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
-        return (y // 2, y - y // 2, x // 2, x - x // 2)
-    y, x = _pair(given, dims, 0)
-    return (y, y, x, x)

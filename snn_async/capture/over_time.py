@@ -1,7 +1,6 @@
 """Calling a model whose forward is one timestep with a whole sequence."""
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -73,6 +72,3 @@ def _returned(model: nn.Module, result: Any, names: list[str], needed: bool) -> 
 
 def _stacked(values: tuple[Any, ...]) -> Any:
     return torch.stack(values) if isinstance(values[0], Tensor) else values[0]
-
-
-Call = Callable[..., Any]

@@ -15,7 +15,7 @@ from snn_async.capture.kinds import shape_of, tensors_in, value_of
 from snn_async.capture.operators import ADDITIONS, MOVES, RESHAPES, plain_name
 from snn_async.errors import UnsupportedModelError
 from snn_async.graph.grids import Grid, size_of, to_units
-from snn_async.graph.synapses import OneToOne, Synapses, Wiring
+from snn_async.graph.synapses import OneToOne, Synapses, wiring
 from snn_async.graph.windows import Windows, adaptive, pooling
 
 _SCALES = {"mul", "multiply", "div", "divide", "neg", "true_divide"}
@@ -172,14 +172,14 @@ def max_windows(node: Node, slots: int) -> Windows | None:
         return None
     args = [*node.args[1:], *[None] * 5]
     dims = len(shape) - 2
-    kernel = _pair(args[0], dims, 1)
+    kernel = pair(args[0], dims, 1)
     return pooling(
         height,
         width,
         kernel,
-        _pair(args[1], dims, 1) if args[1] else kernel,
-        _pair(args[2] or 0, dims, 0),
-        _pair(args[3] or 1, dims, 1),
+        pair(args[1], dims, 1) if args[1] else kernel,
+        pair(args[2] or 0, dims, 0),
+        pair(args[3] or 1, dims, 1),
         bool(args[4]),
     )
 
@@ -203,15 +203,15 @@ def average_windows(node: Node, slots: int) -> tuple[Windows, NDArray[np.float64
         node.kwargs.get(key, value) for key, value in zip(named, args, strict=True)
     )
     dims = len(shape) - 2
-    pair = _pair(kernel, dims, 1)
-    steps = _pair(stride, dims, 1) if stride else pair
-    windows = pooling(height, width, pair, steps, _pair(padding or 0, dims, 0), (1, 1), bool(ceil))
+    sides = pair(kernel, dims, 1)
+    steps = pair(stride, dims, 1) if stride else sides
+    windows = pooling(height, width, sides, steps, pair(padding or 0, dims, 0), (1, 1), bool(ceil))
     area = windows.area if include is not False else np.diff(windows.offsets)
     return windows, np.full(len(area), float(divisor)) if divisor else area.astype(np.float64)
 
 
-def _pair(value: Any, dims: int, first: int) -> tuple[int, int]:
-    """Return a pooling's setting for height and width; `first` is the height's in one dimension."""
+def pair(value: Any, dims: int, first: int) -> tuple[int, int]:
+    """Return a setting of a pooling or convolution for height and width; `first` is the height's in one dimension."""
     sides = [value] if isinstance(value, int) else list(value)
     sides = sides * dims if len(sides) == 1 else sides
     return (first, sides[0]) if dims == 1 else (sides[0], sides[1])
@@ -246,17 +246,7 @@ def synapses_of(wires: Wires, source: Grid, target: Grid, name: str) -> Synapses
         of, to, value = of[kept] // channels, to[kept] // channels, wires.value[kept]
     else:
         value = wires.value
-    order = np.lexsort((to, of))
-    counts = np.bincount(of, minlength=size_of(source) // channels)
-    return Wiring(
-        name,
-        source,
-        target,
-        channels,
-        np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
-        to[order].astype(np.int64),
-        value[order].astype(np.float64),
-    )
+    return wiring(name, source, target, channels, of, to, value)
 
 
 def _units(grid: Grid) -> NDArray[np.int64]:

@@ -4,12 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate
 
-import torch
-from torch import Tensor, nn
-
 from snn_async.errors import UnsupportedModelError
 from snn_async.graph.description import describe, shape_text
-from snn_async.graph.grids import Grid, size_of, to_units
+from snn_async.graph.grids import Grid, size_of
 from snn_async.graph.nodes import INPUT, Junction, Population, Projection
 
 
@@ -72,12 +69,6 @@ class Graph:
     def input_slices(self) -> dict[str, slice]:
         """Where each input's features lie among all features."""
         return _slices({name: size_of(grid) for name, grid in self.input_grids.items()})
-
-    def numbered(self, x: Tensor) -> Tensor:
-        """Return features (..., S) in unit order, given each input's as torch flattens them, one after another."""
-        parts = x.split([size_of(grid) for grid in self.input_grids.values()], -1)
-        ordered = [to_units(part, grid) for part, grid in zip(parts, self.input_grids.values(), strict=True)]
-        return ordered[0] if len(ordered) == 1 else torch.cat(ordered, -1)
 
     @cached_property
     def size(self) -> int:
@@ -142,11 +133,6 @@ class Graph:
             passes_on = isinstance(target, Junction) and not target.waits
             reached |= self.reaches(target.name) if passes_on else {target.name}
         return reached
-
-    @cached_property
-    def modules(self) -> tuple[tuple[str, nn.Module], ...]:
-        """The source model's modules that are neurons, each with the name of its population."""
-        return tuple((p.name, p.neuron.module) for p in self.populations)
 
     def describe(self) -> str:
         """Return the graph as lines of text: populations, junctions, projections, neuron models."""

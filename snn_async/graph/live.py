@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-Found = tuple[Tensor, ...]  # the tensors that were computed for a run (`Parameters.found`)
+Found = tuple[Tensor, ...]  # the tensors that were computed for a run
 
 
 class Live(ABC):

@@ -14,7 +14,6 @@ from snn_async.graph.grids import to_units
 from snn_async.graph.live import Found
 from snn_async.graph.nodes import Population, Projection
 from snn_async.graph.packing import finite, packed
-from snn_async.graph.synapses import OneToOne
 from snn_async.graph.synapses.affine import values_of
 
 Gains = Sequence[Tensor | None]
@@ -29,13 +28,11 @@ class Parameters:
         biases: (V,) currents of the projections into populations and "wait" junctions, one fan_out each, zero where
             there is none.
         live: what `Affine` synapses take, in order of the projections, then what "wait" junctions take.
-        found: the live values of this run that were computed.
     """
 
     weights: Tensor
     biases: Tensor
     live: tuple[Tensor, ...]
-    found: Found
 
 
 def collect(graph: Graph, like: Tensor, gains: Gains = (), found: Found = ()) -> Parameters:
@@ -61,7 +58,7 @@ def collect(graph: Graph, like: Tensor, gains: Gains = (), found: Found = ()) ->
                 biases.append(like.new_zeros(projection.fan_out) if bias is None else bias)
         live = [one for projection in graph.projections for one in projection.synapses.live]
         live += [one for junction in graph.junctions for one in junction.live]
-        done = Parameters(packed(packings, like), torch.cat(biases), values_of(live, found, like), found)
+        done = Parameters(packed(packings, like), torch.cat(biases), values_of(live, found, like))
         if not (finite(done.weights) and finite(done.biases)):
             _refuse_infinite(graph, like, found)
     return done
@@ -72,24 +69,6 @@ def dealt(graph: Graph, live: Sequence[Tensor]) -> tuple[list[tuple[Tensor, ...]
     rest = iter(live)
     of_projections = [tuple(islice(rest, len(projection.synapses.live))) for projection in graph.projections]
     return of_projections, [tuple(islice(rest, len(junction.live))) for junction in graph.junctions]
-
-
-def tensors_of(graph: Graph, found: Found) -> list[Tensor]:
-    """Return the floating tensors that a graph's synapses and junctions take as weights.
-
-    Factors of single units adapt to the dtype and device of the others, and are not among them unless there are none.
-    """
-    held: list[Tensor | None] = [one(found) for junction in graph.junctions for one in junction.live]
-    factors: list[Tensor | None] = []
-    for projection in graph.projections:
-        synapses = projection.synapses
-        packing = synapses.pack(found)
-        held += [one(found) for one in synapses.live]
-        if packing is not None:
-            own = factors if isinstance(synapses, OneToOne) else held
-            own += [packing.weight, packing.scale]
-    floating = [[t for t in kind if t is not None and t.is_floating_point()] for kind in (held, factors)]
-    return floating[0] or floating[1]
 
 
 def scales_of(

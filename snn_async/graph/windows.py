@@ -1,4 +1,4 @@
-"""Which positions a pooling window or an upsampled position draws from, as torch counts them."""
+"""Which positions a pooling window draws from, as torch counts them."""
 
 from dataclasses import dataclass
 
@@ -77,14 +77,5 @@ def adaptive(height: int, width: int, out_height: int, out_width: int) -> Window
     def axis(size: int, out: int) -> list[tuple[list[int], int]]:
         spans = [(w * size // out, -(-(w + 1) * size // out)) for w in range(out)]
         return [(list(range(begin, end)), end - begin) for begin, end in spans]
-
-    return _product(axis(height, out_height), axis(width, out_width), width)
-
-
-def nearest(height: int, width: int, out_height: int, out_width: int) -> Windows:
-    """Return for every position of a nearest upsampling (or downsampling) the one it copies."""
-
-    def axis(size: int, out: int) -> list[tuple[list[int], int]]:
-        return [([w * size // out], 1) for w in range(out)]
 
     return _product(axis(height, out_height), axis(width, out_width), width)

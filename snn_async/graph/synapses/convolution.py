@@ -54,7 +54,7 @@ class Convolution(Synapses):
             bias=held(layer, "bias"),
             source=source,
             stride=_pair(layer.stride),
-            padding=_padding(layer.padding, _pair(layer.kernel_size), dilation),
+            padding=padding_of(layer.padding, _pair(layer.kernel_size), dilation),
             dilation=dilation,
             groups=int(layer.groups),
             weight_shape=shape,
@@ -132,7 +132,7 @@ class Convolution(Synapses):
         return ", ".join([name, *extra]) + suffix(self.norm)
 
 
-def _padding(given: Any, kernel: Pair, dilation: Pair) -> tuple[int, int, int, int]:
+def padding_of(given: Any, kernel: Pair, dilation: Pair) -> tuple[int, int, int, int]:
     """Return a layer's padding at the top, bottom, left and right."""
     if given == "valid":
         return (0, 0, 0, 0)

@@ -1,6 +1,5 @@
 """Fixed synapses: pooling, upsampling, renumbering."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,17 +53,17 @@ class Wiring(Synapses):
 
 
 def wiring(
-    name: str, source: Grid, target: Grid, channels: int, entries: Iterable[tuple[int, int, float]]
+    name: str,
+    source: Grid,
+    target: Grid,
+    channels: int,
+    of: NDArray[np.int64],
+    to: NDArray[np.int64],
+    values: NDArray[np.float64],
 ) -> Wiring:
-    """Return the wiring of (source position, target position, value) entries."""
-    table = sorted(entries)
-    count = np.bincount([s for s, _, _ in table], minlength=size_of(source) // channels)
-    return Wiring(
-        name,
-        source,
-        target,
-        channels,
-        np.concatenate(([0], np.cumsum(count))).astype(np.int64),
-        np.array([t for _, t, _ in table], dtype=np.int64),
-        np.array([v for _, _, v in table], dtype=np.float64),
-    )
+    """Return the wiring of source positions `of` to target positions `to`, (E,) each, with `values`."""
+    order = np.lexsort((to, of))
+    counts = np.bincount(of, minlength=size_of(source) // channels)
+    offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+    positions = to[order].astype(np.int64)
+    return Wiring(name, source, target, channels, offsets, positions, values[order].astype(np.float64))
