@@ -1,7 +1,7 @@
 """From a folded recording to a graph: populations, junctions, and a projection for every way between two of them."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -137,8 +137,8 @@ class Assembly:
             )
         return Part("inputs", self.graph.input_slices[self.inputs[node]], grid)
 
-    def _sources(self, node: Node) -> list[Node]:
-        """Return what an operator's value begins with that follows from inputs or neurons, or is passed on."""
+    def _sources(self, node: Node, passed: Container[Node] = ()) -> list[Node]:
+        """Return what a value begins with that follows from inputs or neurons, or that junctions have `passed` on."""
         found: list[Node] = []
         seen: set[Node] = set()
         stack = [node]
@@ -148,7 +148,7 @@ class Assembly:
                 continue
             seen.add(n)
             crosses = self._fold.crossing(n, self._fold.times[n]) is not None
-            if n is node or not (n in self._passed or self._is_leaf(n) or crosses):
+            if n is node or not (n in passed or self._is_leaf(n) or crosses):
                 stack += reversed(self._data(n))
             elif self._fold.dependencies.kinds[n] != Kind.LIVE:
                 found.append(n)
@@ -331,7 +331,7 @@ class Assembly:
         joined = self._joined_spikes(node)
         if joined is not None:
             return joined
-        sources = self._sources(node)
+        sources = self._sources(node, self._passed)
         for source in sources:
             self._single(source)
         if not sources:
