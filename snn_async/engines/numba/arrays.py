@@ -31,7 +31,8 @@ def rules_of(execution: Execution, start: Start) -> records.Rules:
         kind, steps = codes.AFTER, stop.steps
     return records.Rules(
         scheduler=SCHEDULERS[type(scheduler)],
-        noise=scheduler.noise if isinstance(scheduler, Momentum) else 0.0,
+        noise=scheduler.noise if isinstance(scheduler, Momentum) else 1.0,
+        by_potential=isinstance(scheduler, Momentum),
         group_size=execution.forward_group_size or 0,
         stop=kind,
         stop_steps=steps,
@@ -129,6 +130,6 @@ def results(
         updates=np.empty((steps, samples), dtype=np.int64),
         emitted=np.zeros((samples, steps + 2), dtype=np.int64),
         delivered=np.zeros((samples, steps + 1), dtype=np.int64),
-        inputs=np.zeros(samples * steps + 1, dtype=np.int64),
+        inputs=np.zeros((samples, steps + 1), dtype=np.int64),
         left=np.zeros(samples, dtype=np.int64),
     )

@@ -12,12 +12,9 @@ DONE, NO_ROOM, NOT_FINITE, RUNAWAY = range(4)
 POPULATION, SUM, MAX, AND, IAND = range(5)
 DENSE, CONVOLUTION, ONE_TO_ONE, WIRING = range(4)
 
-# columns of Events.ints and Events.floats
-SOURCE, STEP, TIMESTEP, DELIVERED_STEP, CELL = range(5)
-AMPLITUDE, POTENTIAL, CURRENT = range(3)
 # entries of Work.now, the scalars that change within a timestep
-T, B, NEXT_STEP, HOP, FIRST_OUTPUT, OPERATIONS, UPDATES = range(7)
-EVENTS, PENDING, DELIVERIES, INPUTS, LEFT = range(7, 12)
+T, B, NEXT_STEP, HOP, FIRST_OUTPUT, OPERATIONS, UPDATES, STATUS = range(8)
+EVENTS, PENDING, OLDEST, ORDERED, PICKED, DELIVERIES, INPUTS, FIRST_INPUT, LEFT, SCALARS = range(8, 18)
 # columns of Net.geometry: SHARE neighbouring sources reach the same targets, each with weights SHIFT further on
 KIND, CHANNELS, WIDTH, OUT_CHANNELS, OUT_HEIGHT, OUT_WIDTH, KERNEL_Y, KERNEL_X, STRIDE_Y, STRIDE_X = range(10)
 DILATION_Y, DILATION_X, TOP, LEFT_SIDE, INS, OUTS, SHARE, SHIFT, TABLE, COLUMNS = range(10, 20)

@@ -30,9 +30,10 @@ from snn_async.engines.numba.arrays import (
     rules_of,
     tensors_of,
 )
+from snn_async.engines.numba.backward.slopes import GIVEN, Forms, closed_forms
 from snn_async.engines.numba.chunks import Part, replay_chunks, run_chunks
 from snn_async.engines.numba.geometry import SYNAPSES
-from snn_async.engines.numba.log import NumbaLog, joined_left, joined_log
+from snn_async.engines.numba.log import NumbaLog, joined_left, logs_of
 from snn_async.engines.numba.net import JUNCTIONS, net_of
 from snn_async.engines.numba.sequence import (
     SequenceAdjoints,
@@ -43,6 +44,7 @@ from snn_async.engines.numba.sequence import (
 )
 from snn_async.errors import RunawayError, UnsupportedByEngineError
 from snn_async.graph import Graph
+from snn_async.learning.slopes import surrogate_slopes
 from snn_async.neurons import LinearNeuron
 
 
@@ -87,7 +89,7 @@ class NumbaEngine:
         parts, bounds = run_chunks(net, rules, tensors, carried, out, keep_log)
         _raise_for(parts, values.x[None], execution, start)
         pending = joined_left(out, parts, start.timestep)
-        log = NumbaLog(net, rules, joined_log(out, parts, bounds, carried)) if keep_log else None
+        log = NumbaLog(net, rules, logs_of(out, parts, carried), bounds) if keep_log else None
         spikes, current, potential = (
             torch.from_numpy(array[0]) for array in (out.spikes, out.arrived, out.potentials)
         )
@@ -108,24 +110,28 @@ class NumbaEngine:
         assert isinstance(simulation.log, NumbaLog)
         tensors = _one_timestep(graph, values, start)
         run = _run(
+            graph,
             simulation.spikes[None],
             simulation.potential[None],
+            None,
             slopes,
             adjoints.spikes,
             adjoints.current,
             adjoints.potential,
             adjoints.pending,
+            values.biases.requires_grad,
         )
         own = _own(tensors, values.pending, needs_x)
         found = replay_chunks(
             net_of(graph, execution, False),
             rules_of(execution, start),
             tensors,
-            simulation.log.rows,
+            simulation.log.chunks,
             run,
             own | {name: np.zeros_like(tensors.potentials) for name in ("gain", "threshold")},
             summed=("weights", "biases", "leak", "offset"),
         )
+        assert found is not None
         return Gradients(
             x=found["x"][0] if needs_x else None,
             weights=found["weights"],
@@ -160,7 +166,7 @@ class NumbaEngine:
             potentials=torch.from_numpy(out.potentials),
             counts=Counts(*(torch.from_numpy(array) for array in _counts(out))),
             pending=pending,
-            log=SequenceLog.of(joined_log(out, parts, bounds, carried)) if keep_log else None,
+            log=SequenceLog(logs_of(out, parts, carried), bounds) if keep_log else None,
         )
 
     def replay_sequence(
@@ -170,31 +176,43 @@ class NumbaEngine:
         values: SequenceValues,
         start: Start,
         simulation: SequenceSimulation,
-        slopes: Slopes,
         adjoints: SequenceAdjoints,
         needs_x: bool,
     ) -> SequenceGradients:
-        """Return the gradients of T timesteps; `slopes.silent` is (T, B, N)."""
+        """Return the gradients of T timesteps.
+
+        Raises:
+            GradientError: if a surrogate's derivative is not finite.
+        """
         assert simulation.log is not None
-        tensors = _sequence(graph, values, start)
-        run = _run(
-            simulation.spikes,
-            simulation.potentials,
-            slopes,
-            adjoints.spikes,
-            None,
-            adjoints.potentials,
-            adjoints.pending,
-        )
-        found = replay_chunks(
-            net_of(graph, execution, True),
-            rules_of(execution, start),
-            tensors,
-            simulation.log.rows,
-            run,
-            _own(tensors, values.pending, needs_x),
-            summed=("weights", "biases", "leak", "offset", "gain", "threshold"),
-        )
+        tensors, log, forms = _sequence(graph, values, start), simulation.log, closed_forms(graph)
+
+        def replayed(forms: Forms | None, slopes: Slopes | None) -> dict[str, Tensor] | None:
+            return replay_chunks(
+                net_of(graph, execution, True),
+                rules_of(execution, start),
+                tensors,
+                log.chunks,
+                _run(
+                    graph,
+                    simulation.spikes,
+                    simulation.potentials,
+                    forms,
+                    slopes,
+                    adjoints.spikes,
+                    None,
+                    adjoints.potentials,
+                    adjoints.pending,
+                    values.biases.requires_grad,
+                ),
+                _own(tensors, values.pending, needs_x),
+                summed=("weights", "biases", "leak", "offset", "gain", "threshold"),
+            )
+
+        found = None if forms is None else replayed(forms, None)
+        if found is None:  # a surrogate that only autograd knows, or one whose slope is not finite
+            found = replayed(None, surrogate_slopes(graph, log, values.threshold))
+            assert found is not None
         return SequenceGradients(
             x=found["x"] if needs_x else None,
             weights=found["weights"],
@@ -266,28 +284,36 @@ def _counts(out: records.Out) -> tuple[Floats, ...]:
 
 
 def _run(
+    graph: Graph,
     spikes: Tensor,
     potentials: Tensor,
-    slopes: Slopes,
+    forms: Forms | None,
+    slopes: Slopes | None,
     grad_spikes: Tensor | None,
     grad_arrived: Tensor | None,
     grad_potentials: Tensor | None,
     grad_left: Tensor | None,
+    needs_biases: bool,
 ) -> records.Run:
     """Return what the replay needs beside the log; (B, N) tensors of one timestep become (1, B, N)."""
 
     def sized(tensor: Tensor | None) -> Floats:
         return array_of(spikes.new_zeros(0) if tensor is None else tensor).reshape(-1, *spikes.shape[1:])
 
+    dtype, none = array_of(spikes).dtype, spikes.new_zeros(0)
+    form, parameter = forms or (np.full(len(graph.populations), GIVEN), np.zeros(len(graph.populations)))
     return records.Run(
         spikes=array_of(spikes),
         potentials=array_of(potentials),
-        slope=array_of(slopes.events),
-        silent_slope=sized(slopes.silent),
+        form=form,
+        parameter=parameter.astype(dtype),
+        slope=array_of(none if slopes is None else slopes.events),
+        silent_slope=sized(None if slopes is None else slopes.silent),
         grad_spikes=sized(grad_spikes),
         grad_arrived=sized(grad_arrived),
         grad_potentials=sized(grad_potentials),
-        grad_left=array_of(spikes.new_zeros(0) if grad_left is None else grad_left),
+        grad_left=array_of(none if grad_left is None else grad_left),
+        needs_biases=needs_biases,
     )
 
 

@@ -15,67 +15,64 @@ from snn_async.engines.numba import codes, records
 Ints = NDArray[np.integer]
 
 
-def joined_log(
-    out: records.Out, parts: list[Any], bounds: list[tuple[int, int]], carried: records.Carried
-) -> records.Log:
-    """Join the chunks: their rows become the batch's."""
-    steps = len(out.spikes)
-    rows = delivered = inputs = 0
-    deliveries, left = [], []
-    for part, (first, last) in zip(parts, bounds, strict=True):
-        out.emitted[first:last] += rows
-        out.delivered[first:last] += delivered
-        out.inputs[first * steps : last * steps] += inputs
-        deliveries.append(part.deliveries + rows)
-        left.append(part.left + rows)
-        rows, delivered, inputs = (
-            rows + len(part.ints),
-            delivered + len(part.deliveries),
-            inputs + len(part.input_source),
+_COLUMNS = ("source", "amplitude", "step", "potential", "current", "cell", "delivered_step")
+
+
+def logs_of(out: records.Out, parts: list[Any], carried: records.Carried) -> list[records.Log]:
+    """Return the chunks' logs: rows, deliveries and inputs count from the chunk's first."""
+    left_start = np.concatenate(([0], np.cumsum(out.left))).astype(np.int64)
+    return [
+        records.Log(
+            **{name: getattr(part.events, name) for name in (*_COLUMNS, "deliveries")},
+            emitted=out.emitted,
+            delivered=out.delivered,
+            silent_step=out.silent_step,
+            silent_potential=out.silent_potential,
+            arrived=out.arrived,
+            turn_step=out.turn_step,
+            inputs=out.inputs,
+            input_source=part.input_source,
+            input_amplitude=part.input_amplitude,
+            carried=carried.offsets,
+            left=part.left,
+            left_start=left_start,
         )
-    out.inputs[-1] = inputs
+        for part in parts
+    ]
 
-    def ints(column: int) -> Ints:
-        return np.concatenate([part.ints[:, column] for part in parts])
 
-    def floats(column: int) -> NDArray[np.floating]:
-        return np.concatenate([part.floats[:, column] for part in parts])
-
-    return records.Log(
-        emitted=out.emitted,
-        source=ints(codes.SOURCE),
-        amplitude=floats(codes.AMPLITUDE),
-        step=ints(codes.STEP),
-        potential=floats(codes.POTENTIAL),
-        current=floats(codes.CURRENT),
-        cell=ints(codes.CELL),
-        delivered_step=ints(codes.DELIVERED_STEP),
+def joined_log(logs: list[records.Log], bounds: list[tuple[int, int]]) -> records.Log:
+    """Join the chunks: their rows become the batch's."""
+    emitted, delivered = logs[0].emitted.copy(), logs[0].delivered.copy()
+    deliveries, left, rows, done = [], [], 0, 0
+    for log, (first, last) in zip(logs, bounds, strict=True):
+        emitted[first:last] += rows
+        delivered[first:last] += done
+        deliveries.append(log.deliveries + np.int32(rows))
+        left.append(log.left + np.int32(rows))
+        rows, done = rows + len(log.source), done + len(log.deliveries)
+    return logs[0]._replace(
+        **{name: np.concatenate([getattr(log, name) for log in logs]) for name in _COLUMNS},
+        emitted=emitted,
+        delivered=delivered,
         deliveries=np.concatenate(deliveries),
-        delivered=out.delivered,
-        silent_step=out.silent_step,
-        silent_potential=out.silent_potential,
-        arrived=out.arrived,
-        turn_step=out.turn_step,
-        inputs=out.inputs,
-        input_source=np.concatenate([part.input_source for part in parts]),
-        input_amplitude=np.concatenate([part.input_amplitude for part in parts]),
-        carried=carried.offsets,
         left=np.concatenate(left),
-        left_start=np.concatenate(([0], np.cumsum(out.left))).astype(np.int64),
     )
 
 
 def joined_left(out: records.Out, parts: list[Any], timestep: int) -> PendingEvents:
     """Return what is pending at the end; the run began at `timestep` of its stream."""
-    ints = np.concatenate([part.ints[part.left] for part in parts])
-    floats = np.concatenate([part.floats[part.left] for part in parts])
+    source, step, own, amplitude, potential = (
+        np.concatenate([getattr(part.events, name)[part.left] for part in parts])
+        for name in ("source", "step", "timestep", "amplitude", "potential")
+    )
     return PendingEvents(
         sample=torch.from_numpy(np.repeat(np.arange(len(out.left)), out.left)),
-        source=_integers(ints[:, codes.SOURCE]),
-        amplitude=torch.from_numpy(floats[:, codes.AMPLITUDE].copy()),
-        potential=torch.from_numpy(floats[:, codes.POTENTIAL].astype(np.float64)),
-        timestep=_integers(ints[:, codes.TIMESTEP] + timestep),
-        step=_integers(ints[:, codes.STEP]),
+        source=_integers(source),
+        amplitude=torch.from_numpy(amplitude),
+        potential=torch.from_numpy(potential.astype(np.float64)),
+        timestep=_integers(own + np.int32(timestep)),
+        step=_integers(step),
     )
 
 
@@ -88,15 +85,25 @@ class NumbaLog(EventLog):
     """The event log of one timestep; what only its readers need is made when it is asked for.
 
     Attributes:
-        rows: what the kernels read.
+        chunks: what the kernels read, and the samples of each chunk.
+        rows: the same of all chunks.
     """
 
     net: records.Net
     layered: bool
+    chunks: list[tuple[records.Log, tuple[int, int]]]
     rows: records.Log
 
-    def __init__(self, net: records.Net, rules: records.Rules, rows: records.Log) -> None:
+    def __init__(
+        self,
+        net: records.Net,
+        rules: records.Rules,
+        logs: list[records.Log],
+        bounds: list[tuple[int, int]],
+    ) -> None:
+        rows = joined_log(logs, bounds)
         self.__dict__.update(
+            chunks=list(zip(logs, bounds, strict=True)),
             net=net,
             layered=rules.scheduler == codes.LAYERED,
             rows=rows,
@@ -105,7 +112,7 @@ class NumbaLog(EventLog):
             amplitude=torch.from_numpy(rows.amplitude),
             potential=torch.from_numpy(rows.potential),
             current=torch.from_numpy(rows.current),
-            left=torch.from_numpy(rows.left),
+            left=_integers(rows.left),
             silent_potential=torch.from_numpy(rows.silent_potential[0]),
             source=_integers(rows.source),
             step=_integers(rows.step),
@@ -136,7 +143,7 @@ class NumbaLog(EventLog):
         node = net.node_of[rows.source[rows.deliveries]]
         count = (start[1:] - start[:-1])[node]
         at = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count - start[node], count)
-        event, projection = np.repeat(rows.deliveries, count), leaving[at]
+        event, projection = np.repeat(rows.deliveries.astype(np.int64), count), leaving[at]
         sample = np.repeat(np.arange(len(rows.emitted)), rows.delivered[:, -1] - rows.delivered[:, 0])
         sample = np.repeat(sample, count)
         step = rows.delivered_step[event].astype(np.int64)

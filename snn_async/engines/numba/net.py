@@ -97,7 +97,7 @@ def _compute_net(graph: Graph, execution: Execution, linear: bool) -> records.Ne
         refractory=np.array([REFRACTORY[mode] for mode in execution.refractory]),
         refractory_dropout=np.array(execution.refractory_dropout, dtype=np.float64),
         most_runs=max(1, int(kernel.max()), int(np.diff(tables[0], prepend=0).max(initial=0))),
-        most_patch=int((kernel * rows[:, codes.OUTS]).max()),
+        most_patch=int((np.maximum(1, kernel) * rows[:, codes.OUTS]).max()),
         most_sources=max(int(layout.fan_in.max()), layout.inputs),
         most_cells=int(max(layout.size.max(), windows["junction"][:, codes.CELL_COUNT].max())),
     )

@@ -74,6 +74,7 @@ class Rules(NamedTuple):
     timestep: int
     scheduler: int
     noise: float
+    by_potential: bool
     group_size: int
     stop: int
     stop_steps: int
@@ -175,34 +176,61 @@ class Work(NamedTuple):
     holder: Any
     maximum: Any
     change: Any
+    flags: Any  # one for each of most neurons or inputs
+    words: Any  # the same memory
     found: Any
     bins: Any
     leads: Any
+    own: Any  # units of one projection that events come from
+    factors: Any  # what these carry
+    summed: Any  # currents of one projection
     runs: Any
     coefficients: Any
     now: Any
 
 
 class Events(NamedTuple):
-    """The events of one chunk, all arrays of one length.
+    """The events of one chunk, all arrays of one length: columns of its log, then what is pending or under way."""
 
-    `ints` columns are SOURCE to CELL, `floats` AMPLITUDE to CURRENT; `pending` and `deliveries` name rows, `priority`,
-    `scratch` and `chosen` order places in `pending`, `sources` and `amplitudes` are events under way.
-    """
-
-    ints: Any
-    floats: Any
-    deliveries: Any
-    pending: Any
-    priority: Any
-    scratch: Any
-    chosen: Any
-    amplitudes: Any
+    source: Any
+    step: Any
+    timestep: Any
+    delivered_step: Any
+    cell: Any
+    amplitude: Any
+    potential: Any
+    current: Any
+    deliveries: Any  # rows
+    pending: Any  # rows
+    key: Any  # of what is pending
+    chosen: Any  # rows
     sources: Any
+    amplitudes: Any
+
+
+class Kernels(NamedTuple):
+    """Where compiled functions lie; `add` has one for each projection."""
+
+    add: Any
+    timestep: int
+    oldest: int
+    pick: int
+    evaluate: int
+    begin_junctions: int
+    pass_on: int
+    release: int
+
+
+class BackKernels(NamedTuple):
+    """The same for the replay."""
+
+    add: Any
+    back: Any
+    prepare_junction: int
 
 
 class Log(NamedTuple):
-    """The event log of T timesteps.
+    """The event log of T timesteps, rows of one chunk of samples, or of all.
 
     An event that was delivered has one delivery, through all projections that leave its source. Behind a barrier its
     forward step is that of the target, `turn_step`, which then names the step of instant junctions, too. For a junction
@@ -223,7 +251,7 @@ class Log(NamedTuple):
     silent_potential: Any
     arrived: Any  # (T, B, N) currents at the end; at a silent evaluation it was the same
     turn_step: Any  # (T, B, P + J)
-    inputs: Any  # (B * T + 1,) where the inputs that step 0 delivers begin
+    inputs: Any  # (B, T + 1) where the inputs that step 0 delivers begin
     input_source: Any
     input_amplitude: Any
     carried: Any  # (B + 1,) places in `PendingEvents`
@@ -236,12 +264,15 @@ class Run(NamedTuple):
 
     spikes: Any
     potentials: Any
-    slope: Any
+    form: Any  # of each population's surrogate (`backward.slopes`): GIVEN, or its slopes are computed
+    parameter: Any
+    slope: Any  # the given ones; of length 0 if there are none
     silent_slope: Any
     grad_spikes: Any
     grad_arrived: Any
     grad_potentials: Any
     grad_left: Any
+    needs_biases: bool
 
 
 class Grads(NamedTuple):
@@ -314,4 +345,6 @@ class Adjoints(NamedTuple):
     patch: Any
     chosen: Any
     totals: Any
+    slope: Any  # of silent evaluations
+    one: Any
     unused: Any  # where the gradient of wiring's weight goes

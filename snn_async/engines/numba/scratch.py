@@ -4,14 +4,17 @@ from typing import Any
 
 import numpy as np
 
-from snn_async.engines.numba import records
+from snn_async.engines.numba import codes, records
 
 MOST_ROWS = 1 << 22  # that a chunk makes room for at first
+_INTS = ("source", "step", "timestep", "delivered_step", "cell", "deliveries", "pending", "chosen", "sources")
+_FLOATS = ("amplitude", "potential", "current", "amplitudes")
 
 
-def work_of(net: records.Net, tensors: records.Tensors) -> records.Work:
+def work_of(net: records.Net, tensors: records.Tensors, room: int) -> records.Work:
+    """Return scratch for groups of up to `room` events."""
     n, dtype, units = net.neurons, tensors.x.dtype, len(net.node_of) - net.inputs - net.neurons
-    blocks = net.block_start[net.populations]
+    blocks, words = net.block_start[net.populations], np.zeros(max(n, net.inputs) // 8 + 1, dtype=np.int64)
     return records.Work(
         current=np.zeros(n + net.cells, dtype=dtype),
         base=np.zeros(n, dtype=dtype),
@@ -33,11 +36,16 @@ def work_of(net: records.Net, tensors: records.Tensors) -> records.Work:
         holder=np.zeros(units, dtype=np.int32),
         maximum=np.zeros(units, dtype=dtype),
         change=np.zeros(1, dtype=dtype),
+        flags=words.view(np.uint8),
+        words=words,
         found=np.zeros(n + 3, dtype=np.int64),
         bins=np.zeros(net.nodes + 3, dtype=np.int64),
         leads=np.zeros(net.nodes + 1, dtype=np.uint8),
+        own=np.zeros(room, dtype=np.int32),
+        factors=np.zeros(room, dtype=dtype),
+        summed=np.zeros(net.most_cells, dtype=dtype),
         **_room_for_runs(net, dtype),
-        now=np.zeros(12, dtype=np.int64),
+        now=np.zeros(codes.SCALARS, dtype=np.int64),
     )
 
 
@@ -50,32 +58,30 @@ def rooms_of(
     """
     units = len(net.node_of) - net.inputs
     room = (units + net.inputs) * 2 + min(frames * units, MOST_ROWS)
-    events = records.Events(
-        ints=np.empty((room, 5), dtype=np.int32),
-        floats=np.empty((room, 3), dtype=dtype),
-        pending=np.empty(room, dtype=np.int64),
-        deliveries=np.empty(room, dtype=np.int64),
-        priority=np.empty(room, dtype=np.float64),
-        scratch=np.empty(room, dtype=np.float64),
-        chosen=np.empty(room, dtype=np.int64),
-        sources=np.empty(room, dtype=np.int32),
-        amplitudes=np.empty(room, dtype=dtype),
-    )
-    inputs = net.inputs + (min(frames * net.inputs, MOST_ROWS) if keep_log else 0)
+    ints = {name: np.empty(room, dtype=np.int32) for name in _INTS}
+    floats = {name: np.empty(room, dtype=dtype) for name in _FLOATS}
+    events = records.Events(**ints, **floats, key=np.empty(room, dtype=np.float64))
+    inputs = net.inputs + 1 + (min(frames * net.inputs, MOST_ROWS) if keep_log else 0)
     rooms = records.Rooms(
         input_source=np.empty(inputs, dtype=np.int32),
         input_amplitude=np.empty(inputs, dtype=dtype),
-        left=np.empty(room if rules.carry else 0, dtype=np.int64),
+        left=np.empty(room if rules.carry else 0, dtype=np.int32),
         ranges=np.zeros((net.nodes, 2), dtype=np.int64),
     )
     return events, rooms
 
 
-def enlarged(events: records.Events, rooms: records.Rooms) -> tuple[records.Events, records.Rooms]:
-    return records.Events(*(_doubled(array) for array in events)), rooms._replace(
-        input_source=_doubled(rooms.input_source),
-        input_amplitude=_doubled(rooms.input_amplitude),
-        left=_doubled(rooms.left),
+def enlarged(
+    work: records.Work, events: records.Events, rooms: records.Rooms
+) -> tuple[records.Work, records.Events, records.Rooms]:
+    return (
+        work._replace(own=_doubled(work.own), factors=_doubled(work.factors)),
+        records.Events(*(_doubled(array) for array in events)),
+        rooms._replace(
+            input_source=_doubled(rooms.input_source),
+            input_amplitude=_doubled(rooms.input_amplitude),
+            left=_doubled(rooms.left),
+        ),
     )
 
 
@@ -144,13 +150,15 @@ def adjoints_of(
         emission_start=ints(net.nodes + 3),
         deliveries=ints(room),
         delivery_start=ints(net.nodes + 3),
-        sources=np.zeros(max(room, fan_in), dtype=np.int32),
-        amplitudes=floats(max(room, fan_in)),
+        sources=np.zeros(max(room, fan_in) + 1, dtype=np.int32),
+        amplitudes=floats(max(room, fan_in) + 1),
         active=np.zeros(fan_in, dtype=np.uint8),
         **_room_for_runs(net, dtype),
         merged=np.zeros((net.most_runs, 2), dtype=np.int64),
         patch=floats(net.most_patch),
         chosen=ints(fan_in),
         totals=floats(4),
+        slope=floats(n),
+        one=np.ones(1, dtype=dtype),
         unused=floats(1),
     )

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,9 +40,8 @@ class SequenceValues:
     target_scale: tuple[Tensor | None, ...]
 
 
-@dataclass(frozen=True)
 class SequenceLog:
-    """What surrogate slopes need of the log, and the rows that the kernels read.
+    """What surrogate slopes need of the log, and the chunks' rows that the kernels read, with their samples.
 
     Attributes:
         source: (E,) emitters of all events, as source indices.
@@ -49,17 +49,17 @@ class SequenceLog:
         silent_potential: (T, B, N).
     """
 
-    source: Tensor
-    potential: Tensor
-    silent_potential: Tensor
-    rows: records.Log
+    def __init__(self, logs: list[records.Log], bounds: list[tuple[int, int]]) -> None:
+        self.chunks = list(zip(logs, bounds, strict=True))
+        self.silent_potential = torch.from_numpy(logs[0].silent_potential)
 
-    @classmethod
-    def of(cls, rows: records.Log) -> "SequenceLog":
-        source, potential, silent = (
-            torch.from_numpy(array) for array in (rows.source, rows.potential, rows.silent_potential)
-        )
-        return cls(source, potential, silent, rows)
+    @property
+    def source(self) -> Tensor:
+        return torch.from_numpy(np.concatenate([log.source for log, _ in self.chunks]))
+
+    @property
+    def potential(self) -> Tensor:
+        return torch.from_numpy(np.concatenate([log.potential for log, _ in self.chunks]))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from torch.autograd.function import once_differentiable
 from snn_async.engines.numba.engine import NumbaEngine
 from snn_async.engines.numba.sequence import SequenceAdjoints, SequenceSimulation, SequenceValues
 from snn_async.learning.rule import Job, Standing, Trajectory
-from snn_async.learning.slopes import surrogate_slopes
 
 # of `SequenceValues`, beside the potentials, which come population by population
 DIFFERENTIABLE = ("x", "weights", "biases", "leak", "gain", "offset", "threshold", "last_spikes", "pending")
@@ -109,7 +108,6 @@ class _WholeRun(torch.autograd.Function):
             values,
             call.start,
             done,
-            surrogate_slopes(call.graph, done.log, values.threshold),
             SequenceAdjoints(
                 _scattered(done.spikes, of_spikes, last_spikes),
                 _scattered(done.spikes, of_potentials, final),

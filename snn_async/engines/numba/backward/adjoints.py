@@ -1,5 +1,6 @@
 """Loops over plain arrays for the replay: adjoints of one population or projection at a time."""
 
+from snn_async.engines.numba.forward.vectors import fill
 from snn_async.engines.numba.jit import compiled
 
 
@@ -12,7 +13,8 @@ def accumulate(total, values):
 @compiled
 def masked(adjoints, slot, slot_step, after, step):
     for i in range(len(adjoints)):
-        adjoints[i] = slot[i] if step <= slot_step[i] else after[i]
+        in_time, late = slot[i], after[i]
+        adjoints[i] = in_time if step <= slot_step[i] else late
 
 
 @compiled
@@ -37,7 +39,7 @@ def zero_inputs(active, x):
 @compiled
 def sort_emissions(first, sources, node_of, order, start):
     """Sort rows first, first + 1, ... by their sources' nodes; node n's are `order[start[n + 1] : start[n + 2]]`."""
-    start[:] = 0
+    fill(start, 0)
     for i in range(len(sources)):
         start[node_of[sources[i]] + 2] += 1
     for n in range(2, len(start)):
@@ -51,7 +53,7 @@ def sort_emissions(first, sources, node_of, order, start):
 @compiled
 def sort_deliveries(rows, sources, node_of, order, start):
     """The same for listed rows."""
-    start[:] = 0
+    fill(start, 0)
     for row in rows:
         start[node_of[sources[row]] + 2] += 1
     for n in range(2, len(start)):

@@ -9,11 +9,21 @@ from snn_async.engines.numba.backward.holds import (
     start_maximum,
     would_be_maximum,
 )
-from snn_async.engines.numba.codes import AND, CELL_CHANNELS, CELL_COUNT, LAYERED, MAX, NEVER, SUM, WINDOWS
+from snn_async.engines.numba.codes import (
+    AND,
+    CELL_CHANNELS,
+    CELL_COUNT,
+    LAYERED,
+    MAX,
+    NEVER,
+    SUM,
+    WINDOWS,
+    B,
+    T,
+)
 from snn_async.engines.numba.forward.junctions import first_members
-from snn_async.engines.numba.forward.synapses import add_projection
-from snn_async.engines.numba.forward.vectors import copy
-from snn_async.engines.numba.jit import inlined
+from snn_async.engines.numba.forward.vectors import copy, fill
+from snn_async.engines.numba.jit import Kernel, call, inlined
 
 
 @inlined
@@ -22,10 +32,9 @@ def step_of(rules, log, t, b, n, step):
     return log.turn_step[t, b, n] if rules.scheduler == LAYERED else step
 
 
-@inlined
-def prepare_junction(net, rules, tensors, log, adj, first_row, t, b, n, needs_x):
+def prepare_junction(net, rules, tensors, log, adj, work, kernels, first_row, n, needs_x):
     """Fill `cells` and `start_cells`: adjoints of cells for what is silent, and for zero inputs of step 0."""
-    columns, size = net.junction[n], net.size[n]
+    columns, size, t, b = net.junction[n], net.size[n], work.now[T], work.now[B]
     rows = adj.emissions[adj.emission_start[n + 1] : adj.emission_start[n + 2]]
     first_unit, unit = net.first_unit[n], net.first_unit[n] - net.inputs - net.neurons
     silent = adj.silent[net.neurons + unit : net.neurons + unit + size]
@@ -55,9 +64,9 @@ def prepare_junction(net, rules, tensors, log, adj, first_row, t, b, n, needs_x)
                 start,
             )
     else:
-        cells[:] = 0
+        fill(cells, 0)
         if log.turn_step[t, b, n] >= 0:
-            totals(net, rules, tensors, log, adj, t, b, n, cells)
+            totals(net, rules, tensors, log, adj, work, kernels, t, b, n, cells)
             for row in rows:
                 silent[log.source[row] - first_unit] = adj.rows[row - first_row]
             joined_adjoints(net.node_kind[n] == AND, silent, cells)
@@ -65,7 +74,7 @@ def prepare_junction(net, rules, tensors, log, adj, first_row, t, b, n, needs_x)
 
 
 @inlined
-def totals(net, rules, tensors, log, adj, t, b, n, cells):
+def totals(net, rules, tensors, log, adj, work, kernels, t, b, n, cells):
     """Add up what reached the cells of a waiting junction."""
     for k in range(len(net.target)):
         if net.target[k] != n:
@@ -75,40 +84,27 @@ def totals(net, rules, tensors, log, adj, t, b, n, cells):
         list_events(rows, log.source, log.amplitude, adj.sources, adj.amplitudes)
         count = len(rows)
         if q < 0 and not rules.queued:
-            at = b * tensors.x.shape[0] + t
-            c, e = log.inputs[at], log.inputs[at + 1]
+            c, e = log.inputs[b, t], log.inputs[b, t + 1]
             count = e - c
             copy(adj.sources[:count], log.input_source[c:e])
             copy(adj.amplitudes[:count], log.input_amplitude[c:e])
-        add_projection(
-            net,
-            tensors,
-            k,
-            cells[first : first + net.fan_out[k]],
-            adj.sources[:count],
-            adj.amplitudes[:count],
-            t,
-            b,
-            adj.runs,
-            adj.coefficients,
-            adj.active[:0],
-            adj.at,
-        )
+        into = cells[first : first + net.fan_out[k]]
+        call(kernels.add[k], (net, tensors, work, k, into, adj.sources[:count], adj.amplitudes[:count]))
 
 
 @inlined
 def open_cells(net, adj, n, first, size, scale):
     """The same for cells of a junction: nothing has been passed on after the last step."""
-    adj.slot_step[:size] = NEVER
-    adj.first_step[:size] = NEVER
+    fill(adj.slot_step[:size], NEVER)
+    fill(adj.first_step[:size], NEVER)
     scaled(adj.would_be[:size], adj.cells[first : first + size], scale)
     scaled(adj.start[:size], adj.start_cells[first : first + size], scale)
     if net.node_kind[n] >= AND:
         copy(adj.slot[:size], adj.would_be[:size])
         copy(adj.first[:size], adj.would_be[:size])
     else:
-        adj.slot[:size] = 0
-        adj.first[:size] = 0
+        fill(adj.slot[:size], 0)
+        fill(adj.first[:size], 0)
     adj.at[0] = adj.at[1] = adj.emission_start[n + 2] - adj.emission_start[n + 1] - 1
 
 
@@ -147,3 +143,6 @@ def follow(net, log, adj, first_row, n, step, scale):
             adj.slot,
             adj.first,
         )
+
+
+PREPARE_JUNCTION = Kernel(prepare_junction)

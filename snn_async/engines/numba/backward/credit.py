@@ -2,8 +2,6 @@
 
 from snn_async.engines.numba.codes import (
     CHANNELS,
-    CONVOLUTION,
-    DENSE,
     KIND,
     LENGTH,
     ONE_TO_ONE,
@@ -11,16 +9,19 @@ from snn_async.engines.numba.codes import (
     SHIFT,
     TARGET,
     WEIGHT,
+    WIRING,
 )
 from snn_async.engines.numba.forward.synapses import runs_of
+from snn_async.engines.numba.forward.vectors import fill
 from snn_async.engines.numba.jit import compiled, summing
 
 
 @summing
-def _masked_run(weights, grads, slot, slot_step, after, step, factor):
+def masked_row(weights, grads, slot, slot_step, after, step, factor):
     total = slot.dtype.type(0)
     for i in range(len(slot)):
-        adjoint = slot[i] if step <= slot_step[i] else after[i]
+        in_time, late = slot[i], after[i]  # both are read, else LLVM chooses between addresses
+        adjoint = in_time if step <= slot_step[i] else late
         grads[i] += factor * adjoint
         total += weights[i] * adjoint
     return total
@@ -44,14 +45,11 @@ def event_adjoint(
     coefficients,
 ):
     """Add a delivered event's part of the weight gradient; return the adjoint of its amplitude."""
-    if geometry[KIND] == DENSE:
-        w, x = j * len(slot), (j + 1) * len(slot)
-        return _masked_run(weights[w:x], grads[w:x], slot, slot_step, after, step, factor)
     total = slot.dtype.type(0)
     for s in range(runs_of(geometry, offsets, positions, values, j, runs, coefficients)):
         w, a, coefficient = runs[s, WEIGHT], runs[s, TARGET], coefficients[s]
         x, z = w + runs[s, LENGTH], a + runs[s, LENGTH]
-        total += coefficient * _masked_run(
+        total += coefficient * masked_row(
             weights[w:x], grads[w:x], slot[a:z], slot_step[a:z], after[a:z], step, factor * coefficient
         )
     return total
@@ -61,7 +59,8 @@ def event_adjoint(
 def _first_run(weights, first, first_step, step):
     total = first.dtype.type(0)
     for i in range(len(first)):
-        total += weights[i] * first[i] if step <= first_step[i] else 0
+        product = weights[i] * first[i]
+        total += product if step <= first_step[i] else 0
     return total
 
 
@@ -79,44 +78,19 @@ def first_adjoint(
 
 
 @compiled
-def _outer_run(grads, slot, factor):
+def outer_row(grads, slot, factor):
     for i in range(len(slot)):
         grads[i] += factor * slot[i]
 
 
 @compiled
-def add_outer(
-    geometry,
-    offsets,
-    positions,
-    values,
-    grads,
-    slot,
-    sources,
-    amplitudes,
-    first_source,
-    rows,
-    scale,
-    runs,
-    coefficients,
-):
+def add_outer(geometry, offsets, positions, values, grads, slot, own, factors, runs, coefficients):
     """Add the weight gradients of events that all meet the same adjoints."""
-    for e in range(len(sources)):
-        j = sources[e] - first_source
-        if j < 0 or j >= rows:  # of another input
-            continue
-        factor = amplitudes[e]
-        if len(scale) > 0:
-            factor *= scale[j]
-        if factor == 0:
-            continue
-        if geometry[KIND] == DENSE:
-            _outer_run(grads[j * len(slot) : (j + 1) * len(slot)], slot, factor)
-            continue
-        for s in range(runs_of(geometry, offsets, positions, values, j, runs, coefficients)):
+    for e in range(len(own)):
+        for s in range(runs_of(geometry, offsets, positions, values, own[e], runs, coefficients)):
             w, a = runs[s, WEIGHT], runs[s, TARGET]
             x, z = w + runs[s, LENGTH], a + runs[s, LENGTH]
-            _outer_run(grads[w:x], slot[a:z], factor * coefficients[s])
+            outer_row(grads[w:x], slot[a:z], factors[e] * coefficients[s])
 
 
 @summing
@@ -162,7 +136,36 @@ def _merge(runs, count, slot, merged, patch):
 
 
 @compiled
-def dense_adjoints(
+def all_rows(weights, slot, active, scale, adjoints, chosen, totals):
+    """Add the adjoints of all active sources (fully connected)."""
+    size, count, at = len(slot), 0, 0
+    for j in range(len(active)):
+        chosen[count] = j
+        count += active[j]
+    while at < count:
+        many = 4 if at + 4 <= count else 1
+        fill(totals, 0)
+        a = chosen[at] * size
+        if many == 1:
+            totals[0] = _dot(weights[a : a + size], slot)
+        else:
+            b, c, d = chosen[at + 1] * size, chosen[at + 2] * size, chosen[at + 3] * size
+            _four_dots(
+                weights[a : a + size],
+                weights[b : b + size],
+                weights[c : c + size],
+                weights[d : d + size],
+                slot,
+                totals,
+            )
+        for i in range(many):
+            j = chosen[at + i]
+            adjoints[j] += totals[i] * scale[j] if len(scale) > 0 else totals[i]
+        at += many
+
+
+@compiled
+def all_runs(
     geometry,
     offsets,
     positions,
@@ -187,7 +190,7 @@ def dense_adjoints(
                 total = weights[j % geometry[CHANNELS]] * slot[j]
                 adjoints[j] += total * scale[j] if len(scale) > 0 else total
         return
-    if kind != CONVOLUTION and kind != DENSE:
+    if kind == WIRING:
         for j in range(len(active)):
             if active[j]:
                 total = slot.dtype.type(0)
@@ -202,20 +205,16 @@ def dense_adjoints(
             count += active[first + c]
         if count == 0:
             continue
-        if kind == DENSE:
-            left, around = 1, slot
-            merged[0, 0], merged[0, 1] = 0, len(slot)
-        else:
-            found = runs_of(geometry, offsets, positions, values, first, runs, coefficients)
-            left, around = _merge(runs, found, slot, merged, patch), patch
+        found = runs_of(geometry, offsets, positions, values, first, runs, coefficients)
+        left = _merge(runs, found, slot, merged, patch)
         at = 0
         while at < count:
             many = 4 if at + 4 <= count else 1
-            totals[:] = 0
+            fill(totals, 0)
             filled = 0
             for s in range(left):
                 w, length = merged[s, 0], merged[s, 1]
-                part = around[filled : filled + length]
+                part = patch[filled : filled + length]
                 a = w + chosen[at] * shift
                 if many == 1:
                     totals[0] += _dot(weights[a : a + length], part)

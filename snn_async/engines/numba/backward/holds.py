@@ -3,6 +3,7 @@
 A junction's rows are what its units passed on; `first_unit` and `first_row` are where units and rows count from.
 """
 
+from snn_async.engines.numba.forward.vectors import fill
 from snn_async.engines.numba.jit import compiled
 
 
@@ -77,7 +78,7 @@ def find_previous(rows, source, cell, first_unit, first_row, holder, previous):
 @compiled
 def would_be_maximum(rows, cell, previous, first_row, first_adjoints, holder, silent, would_be):
     """Adjoints of cells for what is silent: it counts at targets' first decisive evaluations."""
-    would_be[:] = 0
+    fill(would_be, 0)
     for unit in range(len(holder)):
         would_be[holder[unit]] += silent[unit]
     for row in rows:
@@ -90,7 +91,7 @@ def start_maximum(
     rows, step, steps, source, cell, previous, first_unit, first_row, adjoints, holder, early, start
 ):
     """Adjoints of cells for zero inputs, delivered in step `step`; overwrites `holder` of units that passed on then."""
-    start[:] = 0
+    fill(start, 0)
     for row in rows:
         start[cell[row]] += adjoints[row - first_row]
         if steps[row] == step:

@@ -13,12 +13,11 @@ from snn_async.engines.numba.backward.adjoints import (
     sort_emissions,
     start_left,
 )
-from snn_async.engines.numba.backward.cells import prepare_junction
-from snn_async.engines.numba.backward.decisive import decisive_evaluations
-from snn_async.engines.numba.backward.projections import projection
+from snn_async.engines.numba.backward.decisive import decisive_evaluations, silent_slopes
+from snn_async.engines.numba.codes import DONE, STATUS, B, T
 from snn_async.engines.numba.forward.linear import charge_adjoint, row_of
-from snn_async.engines.numba.forward.vectors import copy
-from snn_async.engines.numba.jit import inlined
+from snn_async.engines.numba.forward.vectors import copy, fill
+from snn_async.engines.numba.jit import Kernel, call, inlined
 
 
 @inlined
@@ -56,19 +55,19 @@ def end_adjoint(run, adj, t, b):
     copy(adj.counts, adj.recurrent)
     if len(run.grad_spikes) > 0:
         accumulate(adj.counts, run.grad_spikes[t, b])
-    adj.recurrent[:] = 0
-    adj.silent[:] = 0
-    adj.early[:] = 0
+    fill(adj.recurrent, 0)
+    fill(adj.silent, 0)
+    fill(adj.early, 0)
 
 
 @inlined
-def timestep(net, rules, tensors, log, run, grads, adj, first_row, t, b):
+def _timestep(net, rules, tensors, log, run, grads, adj, work, kernels, first_row, t, b):
     """Go back over one timestep."""
     v = run.potentials[t - 1, b] if t > 0 else tensors.potentials[b]
     fired = run.spikes[t - 1, b] if t > 0 else tensors.fired[b]
-    last_spikes = run.spikes[t - 1, b] if t > 0 else tensors.last_spikes[b]
     needs_x = len(grads.x) > 0 and not rules.queued
     end_adjoint(run, adj, t, b)
+    silent_slopes(net, tensors, log, run, adj, work, t, b)
     first, last = log.emitted[b, 1 + t], log.emitted[b, 2 + t]
     sort_emissions(first, log.source[first:last], net.node_of, adj.emissions, adj.emission_start)
     first, last = log.delivered[b, t], log.delivered[b, t + 1]
@@ -76,14 +75,16 @@ def timestep(net, rules, tensors, log, run, grads, adj, first_row, t, b):
     for place in range(net.nodes - 1, -1, -1):
         n, extras = net.order[place], 0
         if n < net.populations:
-            extras = decisive_evaluations(net, tensors, log, run, adj, first_row, t, b, n, fired)
+            extras = decisive_evaluations(net, tensors, log, run, adj, work, first_row, t, b, n, fired)
         else:
-            prepare_junction(net, rules, tensors, log, adj, first_row, t, b, n, needs_x)
+            call(
+                kernels.prepare_junction,
+                (net, rules, tensors, log, adj, work, kernels, first_row, n, int(needs_x)),
+            )
         for k in range(len(net.target)):
             if net.target[k] == n:
-                projection(
-                    net, rules, tensors, log, run, grads, adj, first_row, t, b, n, k, extras, last_spikes
-                )
+                back = (net, rules, tensors, log, run, grads, adj, work, first_row, n, k, extras)
+                call(kernels.back[k], back)
         if n < net.populations:
             begin_adjoint(net, tensors, grads, adj, b, n, v, fired)
     if len(grads.x) > 0:
@@ -91,21 +92,35 @@ def timestep(net, rules, tensors, log, run, grads, adj, first_row, t, b):
         queued_inputs(grads.x[t, b], adj.rows, inputs, log.source, first_row)
 
 
-@inlined
-def replay_chunk(net, rules, tensors, log, run, grads, adj, first_sample, last_sample):
-    """Add the gradients of samples first_sample .. last_sample - 1 to `grads`."""
-    steps = tensors.x.shape[0]
+def replay(net, rules, tensors, log, run, grads, adj, work, kernels, first_sample, last_sample):
+    """Add the gradients of samples first_sample .. last_sample - 1 to `grads`.
+
+    STATUS is NOT_FINITE if a slope was not.
+    """
+    now, steps = work.now, tensors.x.shape[0]
+    now[STATUS] = DONE
     for b in range(first_sample, last_sample):
         first_row, own_row = log.emitted[b, 0], log.emitted[b, 1]
-        adj.rows[: log.emitted[b, steps + 1] - first_row] = 0
-        adj.first_rows[: log.emitted[b, steps + 1] - first_row] = 0
+        rows = log.emitted[b, steps + 1] - first_row
+        fill(adj.rows[:rows], 0)
+        fill(adj.first_rows[:rows], 0)
         if len(run.grad_left) > 0:
             first, last = log.left_start[b], log.left_start[b + 1]
-            start_left(adj.rows, log.left[first:last], first_row, run.grad_left[first:last])
-        adj.potential[:] = 0
-        adj.recurrent[:] = 0
+            start_left(
+                adj.rows,
+                log.left[first - log.left_start[first_sample] :],
+                first_row,
+                run.grad_left[first:last],
+            )
+        fill(adj.potential, 0)
+        fill(adj.recurrent, 0)
+        now[B] = b
         for t in range(steps - 1, -1, -1):
-            timestep(net, rules, tensors, log, run, grads, adj, first_row, t, b)
+            now[T] = t
+            _timestep(net, rules, tensors, log, run, grads, adj, work, kernels, first_row, t, b)
         copy(grads.potentials[b], adj.potential)
         copy(grads.last_spikes[b], adj.recurrent)
         copy(grads.carried[log.carried[b] : log.carried[b + 1]], adj.rows[: own_row - first_row])
+
+
+REPLAY = Kernel(replay)

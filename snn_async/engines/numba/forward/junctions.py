@@ -11,7 +11,8 @@ from snn_async.engines.numba.codes import (
     WINDOWS,
 )
 from snn_async.engines.numba.forward.events import emit
-from snn_async.engines.numba.jit import compiled, inlined
+from snn_async.engines.numba.forward.vectors import fill
+from snn_async.engines.numba.jit import Kernel, compiled
 
 
 @compiled
@@ -74,11 +75,10 @@ def next_maximum(
     return -1
 
 
-@inlined
 def begin_junctions(net, work):
     """Empty all cells, at the start of a timestep."""
-    work.current[net.neurons :] = 0
-    work.maximum[:] = 0
+    fill(work.current[net.neurons :], 0)
+    fill(work.maximum, 0)
     for n in range(net.populations, net.nodes):
         if net.node_kind[n] == MAX:
             unit = net.first_unit[n] - net.inputs - net.neurons
@@ -91,7 +91,6 @@ def begin_junctions(net, work):
             )
 
 
-@inlined
 def pass_on(net, work, events, n):
     """Emit what a sum or max passes on of what reached it in this forward step."""
     low, high = work.bounds[n, 0], work.bounds[n, 1]
@@ -145,10 +144,9 @@ def pass_on(net, work, events, n):
         amount = work.change[0]
         emit(work, events, source + passing, amount, amount, 0, step, holder[passing], False)
         at = passing + 1
-    dirty[low:high] = 0
+    fill(dirty[low:high], 0)
 
 
-@inlined
 def release(net, work, events, n):
     """Make the values of an "and" or "iand" pending that are not 0."""
     work.turn_step[n] = work.now[NEXT_STEP]
@@ -159,3 +157,6 @@ def release(net, work, events, n):
         value = left * right if net.node_kind[n] == AND else left * (1 - right)
         if value != 0:
             emit(work, events, net.first_unit[n] + unit, value, value, 0, step, -1, True)
+
+
+BEGIN_JUNCTIONS, PASS_ON, RELEASE = Kernel(begin_junctions), Kernel(pass_on), Kernel(release)

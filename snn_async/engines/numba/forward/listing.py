@@ -1,9 +1,9 @@
 """Which events a forward step delivers: listed by node, `Work.bins` says where each node's begin."""
 
-from snn_async.engines.numba.codes import AMPLITUDE, EVENTS, PENDING, SOURCE
+from snn_async.engines.numba.codes import EVENTS, PENDING, PICKED
 from snn_async.engines.numba.forward.events import mark_delivered
-from snn_async.engines.numba.forward.scheduling import pick
-from snn_async.engines.numba.jit import inlined
+from snn_async.engines.numba.forward.vectors import fill
+from snn_async.engines.numba.jit import call, compiled, inlined
 
 
 @inlined
@@ -14,35 +14,36 @@ def list_inputs(work, events, inputs, values):
         events.sources[i] = inputs[i]
         events.amplitudes[i] = values[i]
     work.bins[0] = 0
-    work.bins[1:] = count
+    fill(work.bins[1:], count)
+
+
+@compiled
+def _list_rows(chosen, source, amplitude, node_of, bins, sources, amplitudes):
+    """List rows by node."""
+    fill(bins, 0)
+    for row in chosen:
+        bins[node_of[source[row]] + 2] += 1
+    for n in range(2, len(bins)):
+        bins[n] += bins[n - 1]
+    for row in chosen:
+        n = node_of[source[row]] + 1
+        sources[bins[n]], amplitudes[bins[n]] = source[row], amplitude[row]
+        bins[n] += 1
 
 
 @inlined
-def list_group(net, rules, tensors, work, events):
+def list_group(net, rules, tensors, work, events, kernels):
     """Take the group that is next out of what is pending and list it for delivery."""
-    size, bins = pick(net, rules, tensors, work, events), work.bins
-    bins[:] = 0
-    for g in range(size):
-        row = events.pending[events.chosen[g]]
+    size, waiting = rules.group_size, work.now[PENDING]
+    everything = size == 0 or size >= waiting
+    pick = kernels.oldest if everything else kernels.pick
+    call(pick, (net, rules, tensors, work, events, waiting if everything else size))
+    chosen = events.chosen[: work.now[PICKED]]
+    for row in chosen:
         mark_delivered(work, events, row)
-        bins[net.node_of[events.ints[row, SOURCE]] + 2] += 1
-    for n in range(2, len(bins)):
-        bins[n] += bins[n - 1]
-    for g in range(size):
-        row = events.pending[events.chosen[g]]
-        n = net.node_of[events.ints[row, SOURCE]] + 1
-        events.sources[bins[n]] = events.ints[row, SOURCE]
-        events.amplitudes[bins[n]] = events.floats[row, AMPLITUDE]
-        bins[n] += 1
-    waiting, kept, g = work.now[PENDING], 0, 0
-    if size < waiting:
-        for a in range(waiting):
-            if g < size and events.chosen[g] == a:
-                g += 1
-            else:
-                events.pending[kept] = events.pending[a]
-                kept += 1
-    work.now[PENDING] = kept
+    _list_rows(
+        chosen, events.source, events.amplitude, net.node_of, work.bins, events.sources, events.amplitudes
+    )
 
 
 @inlined
@@ -63,7 +64,7 @@ def arrives(net, work, events, inputs, ranges, n):
                 if _within(net, k, inputs[i]):
                     return True
             for a in range(work.now[PENDING]):  # carried over
-                if _within(net, k, events.ints[events.pending[a], SOURCE]):
+                if _within(net, k, events.source[events.pending[a]]):
                     return True
     return False
 
@@ -72,12 +73,12 @@ def arrives(net, work, events, inputs, ranges, n):
 def list_upstream(net, work, events, inputs, values, ranges, n):
     """List everything upstream of node n for delivery to it: inputs, what was carried over, rows of this timestep."""
     leads, carried = work.leads, work.now[PENDING]  # of each node (the input is 0) whether it leads to n
-    leads[:] = 0
+    fill(leads, 0)
     for k in range(len(net.target)):
         if net.target[k] == n and not net.delayed_edge[k]:
             leads[net.source[k] + 1] = 1
     for a in range(carried):
-        if leads[net.node_of[events.ints[events.pending[a], SOURCE]]] == 1:
+        if leads[net.node_of[events.source[events.pending[a]]]] == 1:
             mark_delivered(work, events, events.pending[a])
     for place in range(net.nodes):
         q = net.order[place]
@@ -97,11 +98,11 @@ def list_upstream(net, work, events, inputs, values, ranges, n):
         rows = 0 if q < 0 else ranges[q, 1] - ranges[q, 0]
         for a in range(carried + rows):
             row = events.pending[a] if a < carried else ranges[q, 0] + a - carried
-            if net.node_of[events.ints[row, SOURCE]] == q + 1:
-                events.sources[size] = events.ints[row, SOURCE]
-                events.amplitudes[size] = events.floats[row, AMPLITUDE]
+            if net.node_of[events.source[row]] == q + 1:
+                events.sources[size] = events.source[row]
+                events.amplitudes[size] = events.amplitude[row]
                 size += 1
-    work.bins[net.nodes + 1 :] = size
+    fill(work.bins[net.nodes + 1 :], size)
 
 
 @inlined
@@ -110,8 +111,8 @@ def list_passed(work, events, n, first):
     count = work.now[EVENTS] - first
     for place in range(count):
         row = first + place
-        events.sources[place] = events.ints[row, SOURCE]
-        events.amplitudes[place] = events.floats[row, AMPLITUDE]
+        events.sources[place] = events.source[row]
+        events.amplitudes[place] = events.amplitude[row]
         mark_delivered(work, events, row)
-    work.bins[: n + 2] = 0
-    work.bins[n + 2 :] = count
+    fill(work.bins[: n + 2], 0)
+    fill(work.bins[n + 2 :], count)

@@ -1,98 +1,111 @@
-"""Which pending events go next: the first F in the scheduler's order, found without sorting."""
+"""Which pending events go next: the first F in the scheduler's order, found without sorting.
+
+`Events.pending` holds rows from place `OLDEST` on, with their `key`s beside them; smaller keys go first, then smaller
+sources, then older rows. Kernels take the `PICKED` rows they pick out of it, into `chosen`.
+"""
 
 import numpy as np
 
 from snn_async import random_keys
-from snn_async.engines.numba.codes import FIFO, PENDING, POTENTIAL, RANDOM, SOURCE
+from snn_async.engines.numba.codes import OLDEST, ORDERED, PENDING, PICKED
 from snn_async.engines.numba.forward.keys import step_state, uniform
-from snn_async.engines.numba.jit import compiled, inlined
+from snn_async.engines.numba.forward.vectors import copy
+from snn_async.engines.numba.jit import Kernel, compiled, inlined
 
 
 @compiled
-def nth_smallest(values, count, n):
-    """Return what would be at place n if values[:count] were sorted; reorders them (quickselect)."""
-    low, high = 0, count - 1
-    while low < high:
-        a, b, c = values[(3 * low + high) // 4], values[(low + high) // 2], values[high]
-        few = 4 * (n - low) < high - low  # then a pivot nearer to them leaves less to look at
-        pivot = min(a, b, c) if few else max(min(a, b), min(max(a, b), c))
-        i, j = low, high
-        while i <= j:
-            while values[i] < pivot:
-                i += 1
-            while values[j] > pivot:
-                j -= 1
-            if i <= j:
-                values[i], values[j] = values[j], values[i]
-                i += 1
-                j -= 1
-        if n <= j:
-            high = j
-        elif n >= i:
-            low = i
-        else:
-            break
-    return values[n]
+def _before(key, row, source, a, b):
+    """Whether what is at place a goes before what is at place b."""
+    if key[a] != key[b]:
+        return key[a] < key[b]
+    if source[row[a]] != source[row[b]]:
+        return source[row[a]] < source[row[b]]
+    return row[a] < row[b]
 
 
 @compiled
-def choose(priority, sources, scratch, count, size, chosen):
-    """Write the places of the `size` first events, by priority, then source, then place; in order of place."""
-    for a in range(count):
-        scratch[a] = priority[a]
-    last = nth_smallest(scratch, count, size - 1)
-    before = ties = 0
-    for a in range(count):
-        before += priority[a] < last
-        if priority[a] == last:
-            scratch[ties] = sources[a]
-            ties += 1
-    left, last_source = size - before, np.inf
-    if ties > left:
-        last_source = nth_smallest(scratch, ties, left - 1)
-        for i in range(ties):
-            left -= scratch[i] < last_source
-    g = 0
-    for a in range(count):
-        taken = priority[a] < last
-        if priority[a] == last:
-            taken = sources[a] < last_source
-            if sources[a] == last_source and left > 0:
-                taken = True
-                left -= 1
-        if taken:
-            chosen[g] = a
-            g += 1
+def _swap(key, row, a, b):
+    key[a], key[b] = key[b], key[a]
+    row[a], row[b] = row[b], row[a]
 
 
-@inlined
-def momentum_key(potential):
+@compiled
+def _sift_up(key, row, source, at):
+    """Add what is at place `at` to the heap before it, whose first is on top."""
+    while at > 0 and _before(key, row, source, at, (at - 1) // 2):
+        _swap(key, row, at, (at - 1) // 2)
+        at = (at - 1) // 2
+
+
+@compiled
+def _sift_down(key, row, source, at, count, last):
+    """Let what is at place `at` sink in a heap whose first, or `last`, is on top."""
+    while True:
+        best = at
+        for child in (2 * at + 1, 2 * at + 2):
+            if child < count and _before(key, row, source, child, best) != last:
+                best = child
+        if best == at:
+            return
+        _swap(key, row, at, best)
+        at = best
+
+
+@compiled
+def _momentum_key(potential):
     """A potential rounded to 20 significant bits (`snn_async.schedulers.momentum_key`)."""
     bits = np.float64(potential).view(np.int64)
     return np.int64((bits + (1 << 32)) & ~((1 << 33) - 1)).view(np.float64)
 
 
 @inlined
-def pick(net, rules, tensors, work, events):
-    """Put the places of the (at most F) events to deliver into `chosen`, oldest first; return how many."""
-    waiting = work.now[PENDING]
-    size = rules.group_size
-    if size == 0 or waiting <= size or rules.scheduler == FIFO:
-        size = waiting if size == 0 else min(waiting, size)
-        for a in range(size):
-            events.chosen[a] = a
-        return size
+def _take_first(work, events, size):
+    """Pick the first `size` places of what is pending; the last ones take them over."""
+    count = work.now[PENDING]
+    copy(events.chosen[:size], events.pending[:size])
+    for a in range(min(size, count - size)):
+        events.pending[a] = events.pending[max(size, count - size) + a]
+    work.now[PENDING], work.now[PICKED] = count - size, size
+
+
+def oldest(net, rules, tensors, work, events, size):
+    first = work.now[OLDEST]
+    copy(events.chosen[:size], events.pending[first : first + size])
+    work.now[PENDING], work.now[PICKED] = work.now[PENDING] - size, size
+    work.now[OLDEST] = first + size if work.now[PENDING] > 0 else 0
+    work.now[ORDERED] = 0
+
+
+def by_momentum(net, rules, tensors, work, events, size):
+    """What an event's place follows from is fixed: what was pending before stays ordered, as a heap."""
+    key, row, source, count = events.key, events.pending, events.source, work.now[PENDING]
+    for a in range(work.now[ORDERED], count):
+        key[a] = -_momentum_key(events.potential[row[a]])
+        _sift_up(key, row, source, a)
+    for g in range(size):
+        events.chosen[g] = row[0]
+        count -= 1
+        key[0], row[0] = key[count], row[count]
+        _sift_down(key, row, source, 0, count, False)
+    work.now[PENDING], work.now[ORDERED], work.now[PICKED] = count, count, size
+
+
+def by_fresh_keys(net, rules, tensors, work, events, size):
+    """Keys are drawn in every forward step, and looked at once: the first ones so far are a heap, its last on top."""
+    key, row, source, count = events.key, events.pending, events.source, work.now[PENDING]
     state = step_state(rules, tensors, work, random_keys.ORDER)
-    for a in range(waiting):
-        row = events.pending[a]
-        source = events.ints[row, SOURCE]
-        events.sources[a] = source  # free until the group is under way
-        if rules.scheduler == RANDOM:
-            events.priority[a] = uniform(state, source)
-        else:
-            momentum = momentum_key(events.floats[row, POTENTIAL])
-            if rules.noise > 0:
-                momentum += rules.noise * uniform(state, source)
-            events.priority[a] = -momentum
-    choose(events.priority, events.sources, events.scratch, waiting, size, events.chosen)
-    return size
+    for a in range(count):
+        key[a] = rules.noise * uniform(state, source[row[a]])
+    if rules.by_potential:
+        for a in range(count):
+            key[a] = -(_momentum_key(events.potential[row[a]]) + key[a])
+    for a in range(size // 2 - 1, -1, -1):
+        _sift_down(key, row, source, a, size, True)
+    for a in range(size, count):
+        if _before(key, row, source, a, 0):
+            _swap(key, row, a, 0)
+            _sift_down(key, row, source, 0, size, True)
+    _take_first(work, events, size)
+
+
+OLDEST_FIRST, BY_MOMENTUM, BY_FRESH_KEYS = Kernel(oldest), Kernel(by_momentum), Kernel(by_fresh_keys)

@@ -16,7 +16,6 @@ from snn_async.engines.numba.codes import (
     NEXT_STEP,
     NOT_YET,
     OFF,
-    OPERATIONS,
     SUBTRACT,
     UPDATES,
     VALUE,
@@ -24,45 +23,55 @@ from snn_async.engines.numba.codes import (
     T,
 )
 from snn_async.engines.numba.forward.events import emit
-from snn_async.engines.numba.forward.junctions import begin_junctions, pass_on, release
 from snn_async.engines.numba.forward.keys import step_state, uniform
 from snn_async.engines.numba.forward.linear import charge, row_of
 from snn_async.engines.numba.forward.listing import list_passed
-from snn_async.engines.numba.forward.synapses import add_projection, mark_all
+from snn_async.engines.numba.forward.synapses import mark_all
 from snn_async.engines.numba.forward.vectors import (
-    active_sources,
     add,
     any_set,
     copy,
+    fill,
     firing,
     next_blocks,
+    nonzero,
     scale_range,
 )
-from snn_async.engines.numba.jit import inlined
+from snn_async.engines.numba.jit import Kernel, call, inlined
 
 
 @inlined
-def begin(net, tensors, work, v, fired, last_spikes):
+def before(first, rows, work):
+    """A row of a sample's values: those of the last timestep, or the first ones."""
+    t, b = work.now[T], work.now[B]
+    return first[b] if t == 0 else rows[t - 1, b]
+
+
+@inlined
+def begin(net, tensors, out, work, kernels):
     """What the timestep starts with; nobody is refractory."""
     b = work.now[B]
+    v, fired = before(tensors.potentials, out.potentials, work), before(tensors.fired, out.spikes, work)
+    last_spikes = before(tensors.last_spikes, out.spikes, work)
     gain = tensors.gain[row_of(tensors.gain, b)]
     threshold = tensors.threshold[row_of(tensors.threshold, b)]
     copy(work.compare, tensors.compare[row_of(tensors.compare, b)])
-    work.ignoring[:] = False
-    work.count[:] = 0
-    work.last_spike[:] = NOT_YET
-    work.last_evaluation[:] = NOT_YET
-    work.turn_step[:] = NOT_YET
-    work.recurrent[:] = False
+    fill(work.ignoring, False)
+    fill(work.count, 0)
+    fill(work.last_spike, NOT_YET)
+    fill(work.last_evaluation, NOT_YET)
+    fill(work.turn_step, NOT_YET)
+    fill(work.recurrent, False)
     for k in range(len(net.target)):
         if net.delayed_edge[k]:
             first = net.first_source[k] - net.inputs
             work.recurrent[net.target[k]] |= any_set(last_spikes[first : first + net.fan_in[k]])
-    begin_junctions(net, work)
-    work.current[: net.neurons] = 0
+    if net.nodes > net.populations:
+        call(kernels.begin_junctions, (net, work))
+    fill(work.current[: net.neurons], 0)
     for p in range(net.populations):
         a, z = net.start[p], net.start[p + 1]
-        work.able[net.block_start[p] : net.block_start[p + 1]] = net.block[p]
+        fill(work.able[net.block_start[p] : net.block_start[p + 1]], net.block[p])
         charge(
             work.base[a:z],
             work.gain[a:z],
@@ -109,34 +118,16 @@ def spike(net, rules, tensors, work, events, p, i):
 
 
 @inlined
-def deliver(net, tensors, work, k, sources, amplitudes):
+def deliver(net, tensors, work, kernels, k, sources, amplitudes):
     """Deliver events through projection k."""
-    if len(sources) == 0:
-        return
-    n, first = net.target[k], net.first_target[k]
-    a, z = net.block_start[n], net.block_start[n + 1]
-    if net.delayed_edge[k]:  # at a turn, when everybody is evaluated anyway
-        z = a
-    used = add_projection(
-        net,
-        tensors,
-        k,
-        work.current[first : first + net.fan_out[k]],
-        sources,
-        amplitudes,
-        work.now[T],
-        work.now[B],
-        work.runs,
-        work.coefficients,
-        work.dirty[a:z],
-        work.bounds[n],
-    )
-    if net.weighted[k]:
-        work.now[OPERATIONS] += used
+    if len(sources) > 0:
+        first = net.first_target[k]
+        current = work.current[first : first + net.fan_out[k]]
+        call(kernels.add[k], (net, tensors, work, k, current, sources, amplitudes))
 
 
 @inlined
-def take_up(net, tensors, work, events, last_spikes, p):
+def take_up(net, tensors, out, work, events, kernels, p):
     """What comes at the turn of population p: everybody's evaluation, biases, last timestep's spikes."""
     mark_all(work.dirty[net.block_start[p] : net.block_start[p + 1]], work.bounds[p])
     if not tensors.has_bias[p] and not work.recurrent[p]:
@@ -150,20 +141,19 @@ def take_up(net, tensors, work, events, last_spikes, p):
             c, d = scale_range(tensors.target_scale_start[k], len(current), samples, work.now[T], work.now[B])
             add(current, bias, tensors.scales[c:d])
         if net.delayed_edge[k]:
-            first = net.first_source[k] - net.inputs
-            values = last_spikes[first : first + net.fan_in[k]]
-            count = active_sources(values, events.sources, events.amplitudes, net.first_source[k])
-            deliver(net, tensors, work, k, events.sources[:count], events.amplitudes[:count])
+            first, last_spikes = net.first_source[k], before(tensors.last_spikes, out.spikes, work)
+            values = last_spikes[first - net.inputs : first - net.inputs + net.fan_in[k]]
+            count = nonzero(values, first, work.flags, work.words, events.sources, events.amplitudes)
+            deliver(net, tensors, work, kernels, k, events.sources[:count], events.amplitudes[:count])
 
 
-@inlined
-def evaluate(net, rules, tensors, work, events, last_spikes):
+def evaluate(net, rules, tensors, out, work, events, kernels):
     """Finish a forward step: what comes at turns, then one evaluation of every neuron that was reached."""
     step = work.now[NEXT_STEP]
     for p in range(net.populations):
         if work.turn[p] == work.now[HOP]:
             work.turn_step[p] = step
-            take_up(net, tensors, work, events, last_spikes, p)
+            take_up(net, tensors, out, work, events, kernels, p)
     for p in range(net.populations):
         q, high = work.bounds[p, 0], work.bounds[p, 1]
         if q >= high:
@@ -177,14 +167,22 @@ def evaluate(net, rules, tensors, work, events, last_spikes):
             begin, q = work.found[0], work.found[1]
             a, z = start + begin * block, start + q * block
             work.now[UPDATES] += z - a if net.refractory[p] == INTEGRATE else able
-            many = firing(work.current[a:z], work.base[a:z], work.gain[a:z], work.compare[a:z], work.found)
+            many = firing(
+                work.current[a:z],
+                work.base[a:z],
+                work.gain[a:z],
+                work.compare[a:z],
+                work.flags,
+                work.words,
+                work.found,
+            )
             for found in range(many):
                 spike(net, rules, tensors, work, events, p, a + work.found[found])
     work.now[NEXT_STEP] = step + 1
 
 
 @inlined
-def forward_step(net, rules, tensors, work, events, last_spikes, only):
+def forward_step(net, rules, tensors, out, work, events, kernels, only):
     """Deliver what is listed, let junctions pass on at once what reaches them, evaluate the neurons reached.
 
     Behind a barrier `only` one node is concerned (else -1), and other nodes take over what a junction passes on.
@@ -194,7 +192,7 @@ def forward_step(net, rules, tensors, work, events, last_spikes, only):
         for k in range(len(net.target)):
             if not net.delayed_edge[k] and (only < 0 or net.target[k] == only):
                 a, z = work.bins[net.source[k] + 1], work.bins[net.source[k] + 2]
-                deliver(net, tensors, work, k, events.sources[a:z], events.amplitudes[a:z])
+                deliver(net, tensors, work, kernels, k, events.sources[a:z], events.amplitudes[a:z])
         if only < 0:
             n += 1
             while n < net.nodes and (net.node_kind[n] >= AND or work.bounds[n, 0] >= work.bounds[n, 1]):
@@ -204,12 +202,15 @@ def forward_step(net, rules, tensors, work, events, last_spikes, only):
         first = work.now[EVENTS]
         if only >= 0:
             work.turn_step[n] = work.now[NEXT_STEP]
-        pass_on(net, work, events, n)
+        call(kernels.pass_on, (net, work, events, n))
         list_passed(work, events, n, first)
         if only >= 0:
             break
     if only >= net.populations:
         if net.node_kind[n] >= AND:
-            release(net, work, events, n)
+            call(kernels.release, (net, work, events, n))
         return
-    evaluate(net, rules, tensors, work, events, last_spikes)
+    call(kernels.evaluate, (net, rules, tensors, out, work, events, kernels))
+
+
+EVALUATE = Kernel(evaluate)

@@ -16,6 +16,7 @@ from snn_async.engines.numba.codes import (
     LEFT_SIDE,
     LENGTH,
     ONE_TO_ONE,
+    OPERATIONS,
     OUT_CHANNELS,
     OUT_HEIGHT,
     OUT_WIDTH,
@@ -29,9 +30,11 @@ from snn_async.engines.numba.codes import (
     TOP,
     WEIGHT,
     WIDTH,
+    B,
+    T,
 )
-from snn_async.engines.numba.forward.vectors import scale_range
-from snn_async.engines.numba.jit import compiled, inlined
+from snn_async.engines.numba.forward.vectors import add, fill, scale_range
+from snn_async.engines.numba.jit import Kernel, compiled, inlined
 
 
 @compiled
@@ -92,39 +95,65 @@ def _convolution_runs(geometry, j, runs, coefficients):
 
 
 @compiled
-def add_events(u, weights, sources, amplitudes, first_source, source_scale, target_scale):
-    """Add the rows of events to all targets (fully connected); return how many were not dropped or another input's."""
-    delivered = 0
-    for e in range(len(sources)):
-        j = sources[e] - first_source
-        if j < 0 or j >= len(weights):
-            continue
-        factor = amplitudes[e]
-        if len(source_scale) > 0:
-            if source_scale[j] == 0:
-                continue
-            factor *= source_scale[j]
-        delivered += 1
-        row = weights[j]
-        if len(target_scale) > 0:
-            for i in range(len(u)):
-                u[i] += factor * row[i] * target_scale[i]
-        else:
-            for i in range(len(u)):
-                u[i] += factor * row[i]
-    return delivered
-
-
-@compiled
-def _add_run(u, weights, factor):
+def _add_row(u, row, factor):
     for i in range(len(u)):
-        u[i] += factor * weights[i]
+        u[i] += factor * row[i]
 
 
 @compiled
-def _add_scaled_run(u, weights, factor, scale):
+def _add_four_rows(u, a, b, c, d, f, g, h, k):
+    for i in range(len(u)):
+        u[i] = (((u[i] + f * a[i]) + g * b[i]) + h * c[i]) + k * d[i]
+
+
+@compiled
+def _add_rows(u, weights, own, factors):
+    """Add the rows of events to all targets (fully connected)."""
+    a, many = 0, len(own)
+    while a + 4 <= many:
+        _add_four_rows(
+            u,
+            weights[own[a]],
+            weights[own[a + 1]],
+            weights[own[a + 2]],
+            weights[own[a + 3]],
+            factors[a],
+            factors[a + 1],
+            factors[a + 2],
+            factors[a + 3],
+        )
+        a += 4
+    while a < many:
+        _add_row(u, weights[own[a]], factors[a])
+        a += 1
+
+
+@compiled
+def _add_scaled_row(u, weights, factor, scale):
     for i in range(len(u)):
         u[i] += factor * weights[i] * scale[i]
+
+
+@compiled
+def own_events(sources, amplitudes, first_source, rows, scale, own, factors):
+    """List the units of a projection that events come from, and what these carry; return how many were not dropped.
+
+    An input has several projections, each from a part of it.
+    """
+    count = 0
+    for e in range(len(sources)):
+        j = sources[e] - first_source
+        if j < 0 or j >= rows:
+            continue
+        factor = amplitudes[e]
+        if len(scale) > 0:
+            if scale[j] == 0:
+                continue
+            factor *= scale[j]
+        own[count] = j
+        factors[count] = factor
+        count += 1
+    return count
 
 
 @compiled
@@ -151,12 +180,9 @@ def add_runs(
     values,
     u,
     weights,
-    sources,
-    amplitudes,
-    first_source,
-    rows,
-    source_scale,
-    target_scale,
+    own,
+    factors,
+    scale,
     runs,
     coefficients,
     dirty,
@@ -165,29 +191,17 @@ def add_runs(
 ):
     """Add the currents of events, mark what they reach (unless `dirty` is empty); return the synapses used."""
     used = 0
-    for e in range(len(sources)):
-        j = sources[e] - first_source
-        if j < 0 or j >= rows:  # of another input
-            continue
-        factor = amplitudes[e]
-        if len(source_scale) > 0:
-            if source_scale[j] == 0:
-                continue
-            factor *= source_scale[j]
-        for s in range(runs_of(geometry, offsets, positions, values, j, runs, coefficients)):
+    for e in range(len(own)):
+        for s in range(runs_of(geometry, offsets, positions, values, own[e], runs, coefficients)):
             w, a, length = runs[s, WEIGHT], runs[s, TARGET], runs[s, LENGTH]
             used += length
             if length == 1:
-                current = factor * (weights[w] * coefficients[s])
-                if len(target_scale) > 0:
-                    current *= target_scale[a]
-                u[a] += current
-            elif len(target_scale) > 0:
-                _add_scaled_run(
-                    u[a : a + length], weights[w : w + length], factor, target_scale[a : a + length]
-                )
+                current = factors[e] * (weights[w] * coefficients[s])
+                u[a] += current * scale[a] if len(scale) > 0 else current
+            elif len(scale) > 0:
+                _add_scaled_row(u[a : a + length], weights[w : w + length], factors[e], scale[a : a + length])
             else:
-                _add_run(u[a : a + length], weights[w : w + length], factor)
+                _add_row(u[a : a + length], weights[w : w + length], factors[e])
             if len(dirty) > 0:
                 _mark(dirty, bounds, block, a, length, runs[s, POSITION])
     return used
@@ -195,52 +209,80 @@ def add_runs(
 
 @compiled
 def mark_all(dirty, bounds):
-    for i in range(len(dirty)):
-        dirty[i] = 1
+    fill(dirty, 1)
     bounds[0] = 0
     bounds[1] = len(dirty)
 
 
 @inlined
-def add_projection(net, tensors, k, u, sources, amplitudes, t, b, runs, coefficients, dirty, bounds):
-    """Add the currents of events through projection k to its targets `u`, mark these; return the synapses used.
+def _list_own(net, tensors, work, k, sources, amplitudes):
+    t, b, rows = work.now[T], work.now[B], net.fan_in[k]
+    c, d = scale_range(tensors.source_scale_start[k], rows, tensors.x.shape[1], t, b)
+    return own_events(
+        sources, amplitudes, net.first_source[k], rows, tensors.scales[c:d], work.own, work.factors
+    )
 
-    Nothing is marked if `dirty` is empty.
-    """
-    rows, size, samples = net.fan_in[k], net.fan_out[k], tensors.x.shape[1]
-    w, x = net.weight_start[k], net.weight_start[k] + net.weight_count[k]
-    weights = tensors.weights[w:x] if w < x else tensors.one
-    c, d = scale_range(tensors.source_scale_start[k], rows, samples, t, b)
-    e, f = scale_range(tensors.target_scale_start[k], size, samples, t, b)
-    if net.geometry[k, KIND] == DENSE:
-        delivered = add_events(
-            u,
-            weights.reshape(rows, size),
-            sources,
-            amplitudes,
-            net.first_source[k],
-            tensors.scales[c:d],
-            tensors.scales[e:f],
-        )
-        if delivered > 0 and len(dirty) > 0:
-            mark_all(dirty, bounds)
-        return delivered * size
-    return add_runs(
+
+@inlined
+def _target_scale(net, tensors, work, k):
+    """The range of factors on a projection's currents."""
+    return scale_range(
+        tensors.target_scale_start[k], net.fan_out[k], tensors.x.shape[1], work.now[T], work.now[B]
+    )
+
+
+@inlined
+def _block_range(net, k):
+    """The blocks that projection k marks; none if it is delayed: at a turn everybody is evaluated anyway."""
+    n = net.target[k]
+    return net.block_start[n], net.block_start[n] if net.delayed_edge[k] else net.block_start[n + 1]
+
+
+def add_dense(net, tensors, work, k, current, sources, amplitudes):
+    """Add the currents of events through projection k to its targets, mark these, count the synapses used."""
+    count, size, w = (
+        _list_own(net, tensors, work, k, sources, amplitudes),
+        net.fan_out[k],
+        net.weight_start[k],
+    )
+    weights = tensors.weights[w : w + net.weight_count[k]].reshape(net.fan_in[k], size)
+    c, d = _target_scale(net, tensors, work, k)
+    scale, u = tensors.scales[c:d], current
+    if len(scale) > 0:
+        u = work.summed[:size]
+        fill(u, 0)
+    _add_rows(u, weights, work.own[:count], work.factors[:count])
+    if len(scale) > 0:
+        add(current, u, scale)
+    c, d = _block_range(net, k)
+    if count > 0 and c < d:
+        mark_all(work.dirty[c:d], work.bounds[net.target[k]])
+    work.now[OPERATIONS] += count * size
+
+
+def add_sparse(net, tensors, work, k, current, sources, amplitudes):
+    """The same through other synapses."""
+    count, w = _list_own(net, tensors, work, k, sources, amplitudes), net.weight_start[k]
+    c, d = _block_range(net, k)
+    e, f = _target_scale(net, tensors, work, k)
+    used = add_runs(
         net.geometry[k],
         net.table_offsets,
         net.table_positions,
         net.table_values,
-        u,
-        weights,
-        sources,
-        amplitudes,
-        net.first_source[k],
-        rows,
-        tensors.scales[c:d],
+        current,
+        tensors.weights[w : w + net.weight_count[k]] if net.weight_count[k] > 0 else tensors.one,
+        work.own[:count],
+        work.factors[:count],
         tensors.scales[e:f],
-        runs,
-        coefficients,
-        dirty,
-        bounds,
+        work.runs,
+        work.coefficients,
+        work.dirty[c:d],
+        work.bounds[net.target[k]],
         net.block[net.target[k]],
     )
+    if net.weighted[k]:
+        work.now[OPERATIONS] += used
+
+
+ADD_DENSE, ADD_SPARSE = Kernel(add_dense), Kernel(add_sparse)

@@ -1,9 +1,8 @@
 """When populations take their turn and a timestep ends, compiled (docs/design.md, section 3)."""
 
 from snn_async.engines.numba.codes import AFTER, AND, FIRST_OUTPUT, HOP, NEVER, NEXT_STEP, OUTPUT, UPDATES
-from snn_async.engines.numba.forward.junctions import release
 from snn_async.engines.numba.forward.vectors import any_above, evaluate_all
-from snn_async.engines.numba.jit import inlined
+from snn_async.engines.numba.jit import call, inlined
 
 
 @inlined
@@ -53,12 +52,12 @@ def end_of_phase(net, rules, level):
 
 
 @inlined
-def release_level(net, work, events, turn):
+def release_level(net, work, events, kernels, turn):
     """Let the junctions of a level pass on what they held back."""
     skip_to(net, work, turn)
     for n in range(net.populations, net.nodes):
         if net.node_kind[n] >= AND and work.turn[n] == turn:
-            release(net, work, events, n)
+            call(kernels.release, (net, work, events, n))
 
 
 @inlined

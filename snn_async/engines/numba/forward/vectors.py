@@ -1,9 +1,26 @@
-"""Loops over plain arrays, one population's neurons or one projection's synapses at a time."""
+"""Loops over plain arrays, one population's neurons or one projection's synapses at a time.
+
+LLVM vectorizes loops without jumps. `flags` are all 0 between two uses; `words` are the same memory, eight flags each.
+"""
 
 import numpy as np
 
 from snn_async.engines.numba.codes import NOT_YET
 from snn_async.engines.numba.jit import compiled
+
+
+@compiled
+def fill(to, value):
+    for i in range(len(to)):
+        to[i] = value
+
+
+@compiled
+def total(values):
+    found = 0
+    for i in range(len(values)):
+        found += values[i]
+    return found
 
 
 @compiled
@@ -15,8 +32,8 @@ def copy(to, values):
 @compiled
 def restore(u, held, ignoring):
     for i in range(len(u)):
-        if ignoring[i]:
-            u[i] = held[i]
+        kept, now = held[i], u[i]  # both are read, else LLVM chooses between addresses
+        u[i] = kept if ignoring[i] else now
 
 
 @compiled
@@ -36,18 +53,6 @@ def scale_range(start, size, samples, t, b):
         return 0, 0
     begin = start + (t * samples + b) * size
     return begin, begin + size
-
-
-@compiled
-def active_sources(values, sources, amplitudes, first_source):
-    """List the sources whose value is not 0; return how many."""
-    count = 0
-    for i in range(len(values)):
-        if values[i] != 0:
-            sources[count] = first_source + i
-            amplitudes[count] = values[i]
-            count += 1
-    return count
 
 
 @compiled
@@ -80,31 +85,46 @@ def evaluate_all(able, last_evaluation, step):
 
 
 @compiled
-def firing(current, base, gain, compare, found):
-    """List the neurons whose potential is above `compare`; return how many."""
-    count = 0
+def _above(current, base, gain, compare, flags):
     for i in range(len(current)):
-        if base[i] + gain[i] * current[i] > compare[i]:
-            found[count] = i
-            count += 1
+        flags[i] = base[i] + gain[i] * current[i] > compare[i]
+
+
+@compiled
+def _set_places(flags, words, size, found):
+    """List where flags are set, looking at eight at a time; return how many. Leaves no flag set."""
+    count = 0
+    for w in range((size + 7) // 8):
+        if words[w] != 0:
+            for i in range(8 * w, 8 * w + 8):
+                found[count] = i
+                count += flags[i]
+            words[w] = 0
     return count
+
+
+@compiled
+def firing(current, base, gain, compare, flags, words, found):
+    """List the neurons whose potential is above `compare`; return how many."""
+    _above(current, base, gain, compare, flags)
+    return _set_places(flags, words, len(current), found)
 
 
 @compiled
 def any_above(current, base, gain, compare):
     """Whether any neuron would fire."""
-    for i in range(len(current)):  # noqa: SIM110 - numba compiles no generators
-        if base[i] + gain[i] * current[i] > compare[i]:
-            return True
-    return False
+    found = False
+    for i in range(len(current)):
+        found |= base[i] + gain[i] * current[i] > compare[i]
+    return found
 
 
 @compiled
 def any_set(values):
-    for value in values:  # noqa: SIM110 - numba compiles no generators
-        if value != 0:
-            return True
-    return False
+    found = False
+    for i in range(len(values)):
+        found |= values[i] != 0
+    return found
 
 
 @compiled
@@ -118,30 +138,47 @@ def settle(base, gain, current):
 def keep(potentials, spikes, u, residual, count):
     for i in range(len(u)):
         potentials[i] = u[i] + residual[i]
+    for i in range(len(u)):
         spikes[i] = count[i]
 
 
 @compiled
-def log_silent(u, able, last_spike, last_evaluation, block, steps, potentials):
-    zero = u.dtype.type(0)
-    for q in range(len(last_evaluation)):
-        evaluated = last_evaluation[q]
-        for i in range(q * block, (q + 1) * block):
-            silent = able[i] < np.inf and evaluated > last_spike[i]
-            steps[i] = evaluated if silent else NOT_YET
-            potentials[i] = u[i] if silent else zero
+def _log_block(u, able, last_spike, evaluated, steps, potentials):
+    zero, never = u.dtype.type(0), np.int32(NOT_YET)
+    for i in range(len(u)):
+        silent = (able[i] < np.inf) & (evaluated > last_spike[i])
+        steps[i] = evaluated if silent else never
+        potentials[i] = u[i] if silent else zero
 
 
 @compiled
-def nonzero(frame, index, values):
-    """Write the nonzero inputs of a frame; return how many, -1 if one is not finite."""
-    count = 0
-    for i in range(len(frame)):
-        if frame[i] != 0:
-            index[count] = i
-            values[count] = frame[i]
-            count += 1
-    for i in range(count):
-        if not np.isfinite(values[i]):
-            return -1
+def log_silent(u, able, last_spike, last_evaluation, block, steps, potentials):
+    a, z = 0, block
+    for evaluated in last_evaluation:
+        _log_block(u[a:z], able[a:z], last_spike[a:z], evaluated, steps[a:z], potentials[a:z])
+        a, z = z, z + block
+
+
+@compiled
+def all_finite(values):
+    infinite = False
+    for i in range(len(values)):
+        infinite |= not np.isfinite(values[i])
+    return not infinite
+
+
+@compiled
+def _nonzero_flags(values, flags):
+    for i in range(len(values)):
+        flags[i] = values[i] != 0
+
+
+@compiled
+def nonzero(frame, first_source, flags, words, index, values):
+    """List the sources whose value is not 0; return how many."""
+    _nonzero_flags(frame, flags)
+    count = _set_places(flags, words, len(frame), index)
+    for e in range(count):
+        values[e] = frame[index[e]]
+        index[e] += first_source
     return count
