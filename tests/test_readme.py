@@ -30,5 +30,7 @@ def test_the_code_of_how_to_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     with quiet_lightning():
-        for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs/how_to.md").read_text(), flags=re.DOTALL):
+        for block in re.findall(
+            r"```python\n(.*?)```", (ROOT / "docs/how_to.md").read_text(), flags=re.DOTALL
+        ):
             exec(block, names)
