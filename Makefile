@@ -12,9 +12,11 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
-# New random networks in every run, many more than `make test` takes; a failure prints how to repeat it.
+# New random networks in every run, many more than `make test` takes (a failure prints how to repeat it), and
+# the slow half of tests/faults: processes killed at many moments.
 test-more: $(READY)
 	$(BIN)/python -m pytest --hypothesis-profile more tests/test_engines_agree.py
+	$(BIN)/python -m pytest -m faults tests/faults
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

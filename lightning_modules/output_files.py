@@ -27,13 +27,28 @@ def check_writable(folder: Path) -> None:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in the place of `path` in one step."""
+    """Let `write` fill a temporary file beside `path`, then put it in the place of `path` in one step.
+
+    Raises:
+        ConfigError: if it cannot be written, as on a full disk; the old file stays.
+    """
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         write(temporary)
         os.replace(temporary, path)
+    except OSError as error:
+        raise ConfigError(told(error, path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def told(error: OSError, path: Path | None = None) -> str:
+    """Return what cannot be written and the way out."""
+    place = str(path or error.filename2 or error.filename or "the output")
+    return (
+        f"cannot write {place!r}: {error.strerror}; make room or choose another output folder, then run it again: "
+        "what was finished before is whole"
+    )
 
 
 def write_text(path: Path, text: str) -> None:

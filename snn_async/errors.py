@@ -26,7 +26,7 @@ class RunawayError(SnnAsyncError, RuntimeError):
 
 
 class GradientError(SnnAsyncError, ArithmeticError):
-    """A surrogate gradient that is not finite."""
+    """A gradient that is not finite, or does not exist."""
 
 
 class CheckpointError(SnnAsyncError, ValueError):

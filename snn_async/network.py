@@ -9,12 +9,15 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from snn_async import checks
-from snn_async.capture import Encoded, Observed, arguments_of, capture, kind_of
+from snn_async.capture import Encoded, Observed, arguments_of, capture, kind_of, only_runs
 from snn_async.engines.choice import choose_engine
 from snn_async.engines.contract import Engine, Execution, PendingEvents
-from snn_async.errors import CheckpointError, InputError, UnsupportedModelError
+from snn_async.errors import CheckpointError, GradientError, InputError, UnsupportedModelError
+from snn_async.frameworks.calls import held_between_calls
+from snn_async.frameworks.closures import picklable
 from snn_async.graph import Graph
 from snn_async.graph.grids import from_units
 from snn_async.graph.parameters import collect, scales_of
@@ -277,7 +280,10 @@ class AsyncNetwork(nn.Module):
         return f"scheduler={self.execution.scheduler}, backend={self.backend!r}"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_plans": {}}  # captured anew in another process
+        return {**self.__dict__, "_plans": {}, "_modules": {"model": picklable(self.model)}}  # captured anew
+
+    def __prepare_scriptable__(self) -> None:
+        raise only_runs("torch.jit.script")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "AsyncNetwork":
         return AsyncNetwork(
@@ -345,19 +351,15 @@ class AsyncNetwork(nn.Module):
             job = replace(job, shown=tuple(dict.fromkeys([*captured.shown, *wanted])))
             rule = UnlayeredBackprop() if layered else self.options.training_rule
             done = rule.run(job)
+            if isinstance(rule, UnlayeredBackprop):
+                _differentiable_once([*done.shown.values(), *pytree.tree_leaves(done.standing.neurons)])
             result = captured.decode(encoded, done.shown)
         records = {
             name: Record(*(_shaped(graph, name, done.shown[name, what]) for what in ("spikes", 0)))
             for name in (graph.output, *names, *hooked)
         }
         for name in hooked:
-            module = graph.populations[graph.index[name]].neuron.module
-            for key, hook in module._forward_hooks.items():
-                named: tuple[Any, ...] = ({},) if key in module._forward_hooks_with_kwargs else ()
-                if hook(module, (), *named, records[name].spikes) is not None:
-                    raise UnsupportedModelError(
-                        f"a forward hook of {name!r} returns a value, but spikes cannot be replaced; let it return None"
-                    )
+            _call_hooks(name, graph.populations[graph.index[name]].neuron.module, records[name].spikes)
         return AsyncRun(
             result=result,
             spikes=records[graph.output].spikes,
@@ -383,6 +385,59 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def _differentiable_once(results: Sequence[Tensor]) -> None:
+    """Let a gradient through `results` that is to be differentiated again raise GradientError."""
+
+    def check(gradient: Tensor) -> None:
+        if torch.is_grad_enabled():
+            raise GradientError(
+                "create_graph=True asks for a second derivative, but the network is differentiable once: its backward "
+                "replays the events of a run, which autograd does not see. Leave create_graph out, or take the second "
+                "derivative of the source model"
+            )
+
+    for value in results:
+        if value.requires_grad:
+            value.register_hook(check)
+
+
+class _Inputs(tuple[Tensor, ...]):
+    """What a forward hook gets in place of its module's inputs, which are events; to look at it raises."""
+
+    def _refuse(self, *args: Any) -> Any:
+        raise UnsupportedModelError(
+            "a forward hook reads the inputs of its neurons, but currents reach them event by event and are not kept; "
+            "use the hook's third argument, the spikes"
+        )
+
+    __getitem__ = __iter__ = __len__ = __bool__ = _refuse
+
+
+def _call_hooks(name: str, module: nn.Module, spikes: Tensor) -> None:
+    """Call a neuron's forward hooks with the spikes (T, B, ...) of a run, which leaves no states in the module."""
+    states = held_between_calls(module)
+    tables = [vars(module), module._buffers, vars(module).get("_memories", {})]
+    held = [{key: table.pop(key) for key in states & table.keys()} for table in tables]
+    try:
+        for key, hook in module._forward_hooks.items():
+            named: tuple[Any, ...] = ({},) if key in module._forward_hooks_with_kwargs else ()
+            if hook(module, _Inputs(), *named, spikes) is not None:
+                raise UnsupportedModelError(
+                    f"a forward hook of {name!r} returns a value, but spikes cannot be replaced; let it return None"
+                )
+    except AttributeError as error:
+        read = next((state for state in sorted(states) if f"attribute {state!r}" in str(error)), None)
+        if read is None:
+            raise
+        raise UnsupportedModelError(
+            f"a forward hook of {name!r} reads its {read!r}, but a run leaves no states in the neurons; take "
+            f"net.run(x, record=({name!r},)).records[{name!r}].potentials"
+        ) from error
+    finally:
+        for table, kept in zip(tables, held, strict=True):
+            table.update(kept)
 
 
 def job_for(plan: Plan, encoded: Encoded, state: AsyncState | None, seed: int, sample_ids: Tensor) -> Job:

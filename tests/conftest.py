@@ -1,11 +1,11 @@
-"""Every engine: what a test shows with the fixture `engine` holds on all of them."""
+"""Every engine on every device: what a test shows with the fixture `engine` holds on all of them."""
 
 import pytest
 import torch
 from hypothesis import settings
 
 from snn_async.engines.numba.engine import NumbaEngine
-from snn_async.engines.reference.engine import ReferenceEngine
+from snn_async.engines.reference.engine import ReferenceEngine, moved
 from snn_async.engines.torch.engine import TorchEngine
 
 settings.register_profile("fixed", max_examples=60, deadline=None, derandomize=True)
@@ -20,11 +20,28 @@ class TimestepByTimestep(NumbaEngine):
         return False
 
 
+class Elsewhere(TorchEngine):
+    """The torch engine on another device than that of the network and its tensors."""
+
+    def __init__(self, device):
+        self.device = device
+
+    def simulate(self, graph, execution, values, start, keep_log):
+        given = moved((values, start), self.device)
+        return moved(super().simulate(graph, execution, *given, keep_log), values.x.device)
+
+    def replay(self, graph, execution, *tensors, needs_x):
+        given = moved(tensors, self.device)
+        return moved(super().replay(graph, execution, *given, needs_x=needs_x), tensors[0].x.device)
+
+
+DEVICES = ["cuda"] if torch.cuda.is_available() else []
 ENGINES = {
     "reference": ReferenceEngine(),
     "numba": NumbaEngine(),
     "numba, timestep by timestep": TimestepByTimestep(),
     "torch": TorchEngine(),
+    **{f"torch, on {device}": Elsewhere(device) for device in DEVICES},
 }
 
 

@@ -1905,7 +1905,7 @@ def zoo_spike_driven_transformer():
 
 @written(analog(B, 1, 16, 16), group=None)
 def zoo_maxformer():
-    return maxformer.MaxFormer(2, 1, 3, embed_dims=16, **LIF)
+    return maxformer.MaxFormer(2, 1, 3, embed_dims=16, depths=(1, 1, 1), **LIF)
 
 
 @written(analog(B, 1, 16, 16), group=None)
@@ -1921,14 +1921,14 @@ def zoo_vgg():
     return net
 
 
-@written(analog(2, 1, 3, 16, 16), group=None)
+@written(analog(2, 1, 3, 8, 8), group=None)
 def zoo_sew_resnet():
     net = sew_resnet.SEWResNet(sew_resnet.BasicBlock, [1, 1, 1, 1], num_classes=3, cnf="ADD", **LIF)
     functional.set_step_mode(net, "m")
     return net
 
 
-@written(analog(2, 1, 3, 16, 16), group=None)
+@written(analog(2, 1, 3, 8, 8), group=None)
 def zoo_spiking_resnet():
     net = spiking_resnet.SpikingResNet(spiking_resnet.BasicBlock, [1, 1, 1, 1], num_classes=3, **LIF)
     functional.set_step_mode(net, "m")

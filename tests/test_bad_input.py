@@ -8,6 +8,7 @@ import snntorch
 import torch
 from spikingjelly.activation_based import neuron
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import snn_async
 from snn_async.errors import (
@@ -173,3 +174,32 @@ def test_a_state_of_another_image_shape_is_refused():
     state = net.run(torch.rand(1, 1, 1, 4, 6)).state
     with pytest.raises(InputError, match="the state is of a network with"):
         net.run(torch.rand(1, 1, 1, 6, 4), state=state)
+
+
+def second_derivative(net, x):
+    (gradient,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
+    gradient.square().sum().backward()
+
+
+TRANSFORMS = {
+    "a second derivative": (second_derivative, "differentiable once"),
+    "grad": (lambda net, x: torch.func.grad(lambda x: net(x).sum())(x), "torch.func's transforms.*backward"),
+    "vmap": (lambda net, x: torch.func.vmap(net, in_dims=1)(x), "torch.func's transforms.*one batch"),
+    "jit.trace": (lambda net, x: torch.jit.trace(net, x), "torch.jit.trace cannot follow.*net.model"),
+    "jit.script": (lambda net, x: torch.jit.script(net), "torch.jit.script cannot follow.*net.model"),
+    "fake tensors": (lambda net, x: net(FakeTensorMode().from_tensor(x)), "torch.export.*net.model"),
+    "a compiled model": (
+        lambda net, x: snn_async.asynchronize(nn.Sequential(torch.compile(net.model)))(x),
+        "'0'.*before torch.compile",
+    ),
+    "a model without values": (lambda net, x: net.to("meta")(x), "'meta'.*load_state_dict"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+@pytest.mark.parametrize("case", TRANSFORMS)
+def test_what_cannot_see_events(case):
+    do, message = TRANSFORMS[case]
+    net = snn_async.asynchronize(model(), input_shape=(6,))
+    with pytest.raises(snn_async.SnnAsyncError, match=message):
+        do(net, torch.ones(2, 3, 6, requires_grad=True))

@@ -156,6 +156,36 @@ def test_a_model_of_the_whole_sequence_is_trained_on_its_logits(execution):
     assert torch.equal(prediction["counts"], module(x)) and prediction["sample_id"].tolist() == list(range(6))
 
 
+class Tutorial(nn.Module):
+    """Convolution, BatchNorm and a time loop, in the form of snnTorch's tutorials."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.conv, self.norm, self.lif1 = (
+            nn.Conv2d(2, 4, 3),
+            nn.BatchNorm2d(4),
+            snntorch.Leaky(beta=0.9, threshold=0.2),
+        )
+        self.fc, self.lif2 = nn.Linear(64, 3), snntorch.Leaky(beta=0.9, threshold=0.2)
+
+    def forward(self, x):
+        mem1, mem2, spikes = self.lif1.init_leaky(), self.lif2.init_leaky(), []
+        for t in range(x.size(0)):
+            spike, mem1 = self.lif1(self.norm(self.conv(x[t])), mem1)
+            spike, mem2 = self.lif2(self.fc(spike.flatten(1)), mem2)
+            spikes.append(spike)
+        return torch.stack(spikes), mem2
+
+
+@pytest.mark.parametrize("execution", ["layered", "asynchronous"])
+def test_a_tutorials_class_with_batch_norm_is_trained(execution):
+    module = SpikingClassifier(Tutorial(), execution, optimizer=lambda p: torch.optim.Adam(p, lr=0.02))
+    first = fit(module, 1)["train_loss"]
+    assert fit(module, 2, epochs=6)["train_loss"] < first - 0.05
+    assert (module.network.norm.num_batches_tracked > 0) == (execution == "layered")
+
+
 def test_an_error_inside_a_models_forward_is_its_own():
     model, (x, _) = plain(), batches(1)[0]
     plan = asynchronize(model).plan(x)

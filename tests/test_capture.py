@@ -169,7 +169,16 @@ class Doubled(nn.Module):
         return 2 * weight
 
 
+class Rounded(nn.Module):
+    """A fake quantizer: rounded weights, gradients straight through."""
+
+    def forward(self, weight):
+        scale = weight.detach().abs().max() / 7
+        return weight + ((weight / scale).round() * scale - weight).detach()
+
+
 LIVE = {
+    "a quantizer": lambda linear: parametrize.register_parametrization(linear, "weight", Rounded()),
     "weight norm": parametrizations.weight_norm,
     "spectral norm": lambda linear: parametrizations.spectral_norm(linear).eval(),
     "pruning": lambda linear: prune.l1_unstructured(linear, "weight", 0.2),
@@ -195,6 +204,19 @@ def test_derived_weights_are_evaluated_in_every_run(wrap):
         assert all(gradient.any() for gradient in found)
         with torch.no_grad():
             parameters[0].add_(0.3)
+
+
+def test_weights_of_others_are_those_of_the_run():
+    """An average of models, and a call with other parameters."""
+    model, other = spiking(), spiking()
+    with torch.no_grad():
+        other[0].weight.mul_(-1)
+    net, expected = captured(model, x()).eval(), captured(other, x()).eval()(x())
+    average = torch.optim.swa_utils.AveragedModel(net)
+    average.update_parameters(net)
+    assert torch.equal(average(x()), net(x())) and not torch.equal(net(x()), expected)
+    parameters = {f"model.{name}": value for name, value in other.named_parameters()}
+    assert torch.equal(torch.func.functional_call(net, parameters, (x(),)), expected)
 
 
 def test_a_checkpoint_that_the_source_model_loads_takes_effect():
@@ -300,6 +322,21 @@ def test_hooks_on_neurons_see_asynchronous_spikes_over_time():
     watch.remove_hooks()
     net(x())
     assert len(seen) == 2 and len(watch.records) == 2
+
+
+@pytest.mark.parametrize(
+    "make, state", [(if_node, "v"), (lambda: if_node(store_v_seq=True), "v_seq"), (leaky, "mem")]
+)
+def test_hooks_that_read_what_a_run_does_not_keep_are_refused_by_name(make, state):
+    model = nn.Sequential(nn.Linear(8, 6), make())
+    net, before = captured(model, x()), getattr(model[1], state)
+    for hook, message in (
+        (lambda module, inputs, output: getattr(module, state), f"'1' reads its '{state}'.*records"),
+        (lambda module, inputs, output: inputs[0], "reads the inputs.*third argument"),
+    ):
+        with model[1].register_forward_hook(hook), pytest.raises(UnsupportedModelError, match=message):
+            net(x())
+    assert getattr(model[1], state) is before
 
 
 def test_the_frameworks_resets_are_harmless():
@@ -523,6 +560,71 @@ def test_changes_in_place_between_neurons_hold_or_are_refused(case):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
+def test_a_loop_over_time_is_not_taken_for_one_over_the_batch():
+    """What is refused for all timesteps is not tried with one of them, whose samples such a loop would run over."""
+
+    def detached_once(net, x):
+        mem, spikes = torch.zeros(B, 6), []
+        for t in range(len(x)):
+            spk, mem = net.lif1(net.fc1(x[t]), mem.detach() if t == 2 else mem)
+            spikes.append(spk)
+        return torch.stack(spikes)
+
+    with pytest.raises(
+        UnsupportedModelError, match=r"test_capture.py.*'lif1' are detached in some timesteps only"
+    ):
+        captured(Net(detached_once, lif1=passing()), x())
+
+
+def test_values_that_the_forward_counts_are_no_part_of_the_model_or_it_is_refused():
+    def counting(net, x):
+        net.calls += 1
+        net.log["spikes"].append(net.lif1(net.fc1(x)))
+        return net.log["spikes"][-1] * (net.calls if net.used else 1)
+
+    model = Net(counting)
+    model.calls, model.log, model.used = 0, {"spikes": []}, False
+    net = captured(model, x())
+    assert torch.equal(net.layered(x()).result, own(model)) and model.calls == 0
+    model.used = True
+    with pytest.raises(UnsupportedModelError, match=r"changes \['calls'\] and computes something else"):
+        net(x())
+
+
+@pytest.mark.parametrize("engine", ["torch", "numba"])
+def test_a_population_that_gets_only_the_last_timesteps_spikes(engine):
+    def later(net, x):
+        spk, results = x.new_zeros(B, 6), []
+        for frame in x:
+            results.append(net.lif2(net.fc2(spk)))
+            spk = net.lif1(net.fc1(frame))
+        return torch.stack(results)
+
+    model = Net(later, lif1=if_node(), lif2=if_node(v_threshold=0.1))
+    found = snn_async.asynchronize(model, backend=engine, forward_group_size=2).layered(x()).result
+    expected = model(x())
+    assert torch.equal(found, expected) and expected.any()
+    leaves = list(model.parameters())
+    for a, b in zip(*(torch.autograd.grad(r.sum(), leaves) for r in (found, expected)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_a_surrogate_function_between_neurons_passes_its_gradient_on():
+    def gated(net, x):
+        spk = net.lif1(net.fc1(x))
+        with torch.no_grad():
+            scale = spk.new_tensor(0.7)
+        return net.lif2(net.fc2(ATan.apply(net.gate(spk) - 0.1) * spk * scale))
+
+    model = Net(gated, gate=nn.Linear(6, 6), lif1=if_node(), lif2=if_node(v_threshold=0.1))
+    leaves, found = list(model.parameters()), captured(model, x()).layered(x()).result
+    expected = torch.stack([model(frame) for frame in x()])
+    assert torch.equal(found, expected) and expected.any()
+    for a, b in zip(*(torch.autograd.grad(r.sum(), leaves) for r in (found, expected)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+        assert b.any()
+
+
 # -- what is refused -------------------------------------------------------------------------------------
 
 
@@ -594,6 +696,42 @@ def above_average(net, x):
     return net.lif2(net.fc2(spk * (spk > spk.mean())))
 
 
+def in_time(first=True, restart=False):
+    """A time loop whose second neuron is called from the second timestep on, or starts anew in each."""
+
+    def forward(net, x):
+        mem1, mem2, spikes = torch.zeros(B, 6), torch.zeros(B, 4), []
+        for t, frame in enumerate(x):
+            spk, mem1 = net.lif1(net.fc1(frame), mem1)
+            if first or t:
+                spk, after = net.lif2(net.fc2(spk), mem2)
+                mem2 = mem2 if restart else after
+                spikes.append(spk)
+        return torch.stack(spikes)
+
+    return lambda: Net(forward, lif1=passing(), lif2=passing())
+
+
+def in_sequence(between, **modules):
+    """Two neurons that take whole sequences, and what is done between them."""
+
+    def forward(net, x):
+        return net.lif2(net.fc2(between(net, net.lif1(net.fc1(x)))))
+
+    return lambda: Net(forward, **{"lif1": if_node(step_mode="m"), "lif2": if_node(step_mode="m")} | modules)
+
+
+def swapped_states(net, x):
+    syn, mem = net.lif1.init_synaptic()
+    for frame in x:
+        spk, mem, syn = net.lif1(net.fc1(frame), syn, mem)
+    return spk
+
+
+def helping(spikes):
+    return spikes if spikes.any() else -spikes
+
+
 OWN_LINE = r"test_capture\.py:\d+"
 REFUSED = {
     "not a module": (lambda: print, "pass a torch.nn.Module"),
@@ -621,6 +759,41 @@ REFUSED = {
     "numpy": (lambda: Net(lambda net, x: net.lif1(net.fc1(torch.from_numpy(x.numpy())))), OWN_LINE),
     "drawn constant": (lambda: Net(lambda net, x: net.lif1(net.fc1(x) * torch.rand(1).item())), OWN_LINE),
     "infinite factor": (lambda: Net(lambda net, x: net.lif1(net.fc1(x) * float("inf"))), "inf"),
+    "branch in a function": (
+        lambda: Net(lambda net, x: helping(net.lif1(net.fc1(x)))),
+        rf"test_capture\.py:{helping.__code__.co_firstlineno + 1}: .*a branch on it",
+    ),
+    "a value": (
+        lambda: Net(lambda net, x: net.lif1(net.fc1(x)).sum().item()),
+        OWN_LINE + r".*`\.item\(\)`.*return the tensor",
+    ),
+    "called later": (
+        in_time(first=False),
+        OWN_LINE + ".*'lif2' is called in 3 timesteps, other neurons in 4",
+    ),
+    "restarted": (in_time(restart=True), OWN_LINE + ".*'lif2' starts from rest in every timestep"),
+    "swapped states": (
+        lambda: Net(swapped_states, lif1=snn.Synaptic(0.9, 0.8)),
+        OWN_LINE + ".*'lif1' goes on with state . of 'lif1' in the place of another",
+    ),
+    "several sequences": (
+        in_sequence(lambda net, spk: net.lif1(spk)),
+        OWN_LINE + ".*'lif1' is called with several sequences, one after another",
+    ),
+    "step modes": (
+        in_sequence(lambda net, spk: spk, lif2=if_node()),
+        OWN_LINE + ".*'lif2' is called for single",
+    ),
+    "a weight for each timestep": (
+        in_sequence(
+            lambda net, spk: spk * net.gains[0], gains=nn.ParameterList([torch.rand(T, 1, 6).double()])
+        ),
+        OWN_LINE + r".*mul takes a tensor of shape \(4, 1, 6\), with a value for each timestep",
+    ),
+    "one neuron of two layers": (
+        lambda: Net(used_twice, fc2=nn.Linear(6, 6)),
+        "fc1.weight.*fc2.weight.*give each a neuron of its own",
+    ),
     "two timesteps late": (lambda: Net(two_steps_late), OWN_LINE + ".*'lif1' are taken 2 timesteps later"),
     "alternating": (lambda: Net(alternating), r"differ in what reaches 'lif2'.*" + OWN_LINE),
     "shared state": (
@@ -628,7 +801,6 @@ REFUSED = {
         OWN_LINE + ".*another call went on with already",
     ),
     "computed state": (lambda: Net(scaled_state, lif1=passing()), OWN_LINE + ".*computed between two calls"),
-    "used twice": (lambda: Net(used_twice, fc2=nn.Linear(6, 6)), "'lif1'"),
     "over the batch": (lambda: Net(over_the_batch), OWN_LINE + ".*depends on other samples"),
     "compared with the batch": (lambda: Net(above_average), OWN_LINE + ".*depends on other samples"),
     "potential between neurons": (

@@ -1,4 +1,6 @@
-"""SpikingClassifier: resuming, checkpoints of other networks, evaluation independent of batching."""
+"""SpikingClassifier: resuming, checkpoints and what they keep, evaluation independent of batching, layouts of data."""
+
+from subprocess import Popen  # noqa: F401 (what a checkpoint may not name)
 
 import pytest
 import pytorch_lightning as pl
@@ -10,7 +12,8 @@ from tiny_data import TinyEvents, make_net
 from lightning_modules import MeanLoss, RateLoss, SpikingClassifier
 from lightning_modules.training.lightning_warnings import quiet_lightning
 from lightning_modules.training.losses import loss_for
-from snn_async.errors import CheckpointError, OptionError, UnsupportedModelError
+from snn_async.errors import CheckpointError, DataError, OptionError, UnsupportedModelError
+from snn_async.stopping import After
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +93,117 @@ def test_evaluation_does_not_depend_on_batching(tmp_path, with_ids):
     assert results[0] == pytest.approx(results[1], rel=1e-5)
 
 
+@pytest.mark.parametrize("persistent", [False, True])
+def test_the_number_of_workers_changes_no_weight(tmp_path, persistent):
+    trained = []
+    for workers in (0, 2):
+        model, data = classifier(), TinyEvents(num_workers=workers, persistent=persistent and workers > 0)
+        trainer(tmp_path, 2).fit(model, data.train_dataloader(), TinyEvents().val_dataloader())
+        trained.append(weights(model))
+    assert torch.equal(*trained)
+
+
+def test_a_checkpoint_gives_the_classifier_back(tmp_path):
+    options = {
+        "execution": "layered",
+        "scheduler": "fifo",
+        "stop": "output",
+        "seed": 5,
+        "forward_group_size": 3,
+    }
+    named = SpikingClassifier("tiny_data:make_net", network_args={"width": 5}, **options)
+    keep = trainer(tmp_path, 1)
+    keep.fit(named, TinyEvents())
+    keep.save_checkpoint(tmp_path / "a.ckpt")
+    loaded = SpikingClassifier.from_checkpoint(tmp_path / "a.ckpt")
+    assert torch.equal(weights(loaded), weights(named))
+    assert dict(loaded.hparams) == dict(named.hparams) and loaded.net.options.stop == "output"
+    assert type(loaded.network) is torch.nn.Sequential and loaded.network[1].weight.shape == (5, 12)
+    again = SpikingClassifier.load_from_checkpoint(tmp_path / "a.ckpt", network=make_net(5))
+    assert (
+        again.execution == "layered" and again.net.seed == 5 and torch.equal(weights(again), weights(named))
+    )
+    with pytest.raises(
+        CheckpointError, match="stop='quiescent' contradicts the checkpoint.* 'output'; leave it out"
+    ):
+        SpikingClassifier.from_checkpoint(tmp_path / "a.ckpt", stop="quiescent")
+    slow = make_net(5)
+    slow[2].reset_delay = False
+    with pytest.raises(
+        CheckpointError, match="'2' was Leaky.*reset_delay=True.* and is Leaky.*reset_delay=False"
+    ):
+        SpikingClassifier.load_from_checkpoint(tmp_path / "a.ckpt", network=slow)
+
+
+def test_what_a_checkpoint_does_not_hold_is_asked_for(tmp_path):
+    def save(model):
+        keep = trainer(tmp_path, 1)
+        keep.strategy.connect(model)
+        keep.save_checkpoint(tmp_path / "a.ckpt")
+        return tmp_path / "a.ckpt"
+
+    path = save(classifier(stop=After(3)))
+    with pytest.raises(CheckpointError, match="an object as stop, which it does not hold"):
+        SpikingClassifier.load_from_checkpoint(path, network=make_net())
+    with pytest.raises(
+        CheckpointError, match="contradicts the checkpoint, which was made with another object"
+    ):
+        SpikingClassifier.load_from_checkpoint(path, network=make_net(), stop=After(4))
+    with pytest.raises(CheckpointError, match="what makes its network.* give it: network=..."):
+        SpikingClassifier.from_checkpoint(path, stop=After(3))
+    assert SpikingClassifier.load_from_checkpoint(
+        path, network=make_net(), stop=After(3)
+    ).net.options.stop == After(3)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "os:system",
+        "subprocess:run",
+        "torch:load",
+        "test_classifier:Popen",
+        "lightning_modules.cli:main",
+        "a:b",
+    ],
+)
+def test_a_checkpoint_cannot_choose_what_runs(tmp_path, name):
+    keep, model = trainer(tmp_path, 1), SpikingClassifier("tiny_data:make_net")
+    keep.strategy.connect(model)
+    keep.save_checkpoint(tmp_path / "a.ckpt")
+    hostile = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    hostile["hyper_parameters"] |= {
+        "network": name,
+        "network_args": {"args": ["touch", str(tmp_path / "ran")]},
+    }
+    torch.save(hostile, tmp_path / "a.ckpt")
+    for load in (SpikingClassifier.from_checkpoint, SpikingClassifier.load_from_checkpoint):
+        with pytest.raises(CheckpointError, match=f"names '{name}' .*so it is not run"):
+            load(tmp_path / "a.ckpt")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("batch_size", [16, 4])
+def test_batch_first_data_is_refused_or_turned(tmp_path, batch_size):
+    data = {"batch_size": batch_size, "batch_first": True}  # of 4 timesteps
+    with pytest.raises(
+        DataError, match=r"holds \d+ samples, but .*: x must be time first, .*batch_first=True"
+    ):
+        trainer(tmp_path, 1).fit(classifier(), TinyEvents(**data))
+    turned = classifier(batch_first=True)
+    trainer(tmp_path, 1).fit(turned, TinyEvents(**data))
+    plain = classifier()
+    trainer(tmp_path, 1).fit(plain, TinyEvents(batch_size))
+    assert torch.equal(weights(turned), weights(plain))
+    results = [
+        (trainer(tmp_path, 1).test(m, d, verbose=False), trainer(tmp_path, 1).predict(m, d))
+        for m, d in ((turned, TinyEvents(**data, with_ids=False)), (plain, TinyEvents(batch_size)))
+    ]
+    assert results[0][0] == results[1][0]
+    for one, other in zip(results[0][1], results[1][1], strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in other)
+
+
 def test_prediction_returns_class_counts_and_steps(tmp_path):
     batch = trainer(tmp_path, 1).predict(classifier(), TinyEvents(48))[0]
     assert batch["counts"].shape == (48, 3) and torch.equal(batch["counts"].argmax(1), batch["class"])
@@ -146,6 +260,7 @@ def test_bad_options_are_refused():
         {"spike_penalty": -1.0},
         {"forward_group_size": 0},
         {"network_args": {"width": 3}},
+        {"loss": 0},
     ):
         with pytest.raises(OptionError):
             classifier(**options)

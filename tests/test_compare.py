@@ -1,37 +1,91 @@
-"""`snn-async compare`, whole, on data in memory: what it writes, resumes and refuses."""
+"""`snn-async compare`, whole, on data in memory: what it writes, keeps, adds to, makes anew and refuses."""
 
 import csv
+import json
 import re
+import shutil
+from contextlib import nullcontext
 
 import pytest
 import snntorch
+import tiny_data
 import torch
 import yaml
+from filelock import FileLock
 
 from lightning_modules.cli import main
 from lightning_modules.compare import run
 from lightning_modules.compare.output_folder import FIGURES
 
+VALUES = {
+    "model": "tiny_data:make_net",
+    "model_args": {"width": 6},
+    "data": {"class_path": "tiny_data.TinyEvents"},
+    "seeds": [0, 1],
+    "training": {
+        "methods": ["layered", "random"],
+        "epochs": 1,
+        "forward_group_size": 2,
+        "refractory_dropout": 0.5,
+        "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.02}},
+    },
+    "evaluation": {
+        "executions": ["layered", "random"],
+        "forward_group_sizes": [2, None],
+        "stops": ["quiescent", "output"],
+        "steps": [1],
+    },
+}
+CELLS = 1 + 2 * 2 + 1  # of each model: layered, 2 F x 2 stops, an early stop
+SMALL = ("--training.methods", "[layered]", "--seeds", "[0]", "--evaluation.stops", "[quiescent]")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A configuration and its finished comparison, in a folder that no test writes to."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "config.yaml").write_text(yaml.safe_dump(VALUES | {"output": str(folder / "out")}))
+    main(["compare", "--config", str(folder / "config.yaml")])
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def undrawn(finished, monkeypatch):
+    """Figures, most of a small comparison's time, are drawn for the finished one only."""
+    monkeypatch.setattr(run, "draw", lambda *_: {})
+
 
 @pytest.fixture
 def config(tmp_path):
-    values = {
-        "model": "tiny_data:make_net",
-        "model_args": {"width": 6},
-        "data": {"class_path": "tiny_data.TinyEvents"},
-        "output": str(tmp_path / "out"),
-        "seeds": [0, 1],
-        "training": {
-            "epochs": 2,
-            "forward_group_size": 2,
-            "refractory_dropout": 0.5,
-            "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.02}},
-        },
-        "evaluation": {"forward_group_sizes": [2, None], "stops": ["quiescent", "output"], "steps": [1, 3]},
-    }
     path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(values))
+    path.write_text(yaml.safe_dump(VALUES | {"output": str(tmp_path / "out")}))
     return str(path)
+
+
+@pytest.fixture
+def copy(tmp_path, finished, config):
+    """The folder of a finished comparison, to go on with."""
+    return shutil.copytree(finished / "out", tmp_path / "out")
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """What is trained and evaluated in the test: names of models, and how many cells of each."""
+    trained, evaluated = [], []
+    train, networks = run.train, run.make_networks
+
+    def training(case, *arguments):
+        trained.append(case.name)
+        train(case, *arguments)
+
+    def evaluation(model, conditions, settings):
+        evaluated.append(len(conditions))
+        return networks(model, conditions, settings)
+
+    monkeypatch.setattr(run, "train", training)
+    monkeypatch.setattr(run, "make_networks", evaluation)
+    monkeypatch.setattr(run, "check_first_step", lambda *_, **__: None)
+    return trained, evaluated
 
 
 def rows(folder):
@@ -46,55 +100,126 @@ def refused(capsys, *arguments):
     return capsys.readouterr().err
 
 
-def test_writes_everything_and_a_second_call_trains_nothing(tmp_path, config, monkeypatch, capsys):
-    main(["compare", "--config", config])
-    out = tmp_path / "out"
-    first = (out / "results.csv").read_bytes()
-    # 3 trainings x 2 seeds x (layered + 2 schedulers x (2 F x 2 stops + 2 early stops))
-    assert len(rows(out)) == 3 * 2 * (1 + 2 * (2 * 2 + 2))
-    page = (out / "report.html").read_text()
+def test_writes_everything_and_a_second_call_makes_nothing(copy, config, made, capsys):
+    before = (copy / "results.csv").read_bytes()
+    assert len(rows(copy)) == 2 * 2 * CELLS
+    page = (copy / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 4 and not re.search(r'src="(?!data:)', page)
-    assert all((out / name).stat().st_size > 5000 for name in FIGURES)
-    monkeypatch.setattr(run, "train", None)
-    monkeypatch.setattr(run, "write_rows", None)
+    assert all((copy / name).stat().st_size > 5000 for name in FIGURES)
     main(["compare", "--config", config])
-    assert (out / "results.csv").read_bytes() == first
-    assert re.search(r"momentum +random +2 +output +[0-9.]+ ± [0-9.]+", capsys.readouterr().out)
+    assert made == ([], [CELLS]) and (copy / "results.csv").read_bytes() == before  # those of the first check
+    said = " ".join(capsys.readouterr().out.split())
+    assert "4 of 4 models and 24 of 24 results kept from an earlier run" in said
+    assert re.search(r"random random 2 output [0-9.]+ ± [0-9.]+", said)
 
-    assert "training.epochs was 2, is 3" in refused(capsys, "--config", config, "--training.epochs", "3")
-    assert (out / "results.csv").read_bytes() == first
+
+def test_another_seed_execution_size_and_stop_add_to_a_finished_comparison(
+    copy, config, made, tmp_path, capsys
+):
+    old = rows(copy)
+    more = ["--seeds=[0, 1, 2]", "--evaluation.executions=[layered, random, momentum]"]
+    main(
+        ["compare", "--config", config, *more, "--evaluation.stops=[quiescent]", "--evaluation.steps=[1, 3]"]
+    )
+    # Models of old seeds get momentum's 2 F and 2 early stops, and random's stop after 3; those of seed 2 everything.
+    whole = 1 + 2 * (2 + 2)
+    assert made == (["layered_seed2", "random_seed2"], [whole, *[5] * 4, *[whole] * 2])
+    assert "4 of 6 models" in capsys.readouterr().out
+    new = rows(copy)
+    assert len(new) == 6 * whole
+    assert [row for row in old if row["stop"] != "output"] == [
+        row
+        for row in new
+        if row["seed"] != "2" and row["execution"] != "momentum" and row["stop"] != "after(3)"
+    ]
+    main(["compare", "--config", config])  # nothing is forgotten
+    assert rows(copy) == old and len(made[0]) == 2
 
 
-def test_interrupted_comparison_resumes_to_the_same_results(tmp_path, config, monkeypatch):
+def test_an_interrupted_comparison_resumes_to_the_same_results(finished, tmp_path, config, monkeypatch):
     trained, train = [], run.train
 
     def interrupted(case, *arguments):
         trained.append(case.name)
-        if len(trained) == 3:
+        if len(trained) == 2:
             raise KeyboardInterrupt
         train(case, *arguments)
 
     monkeypatch.setattr(run, "train", interrupted)
-    with pytest.raises(SystemExit):
-        main(["compare", "--config", config])
-    monkeypatch.undo()
-    assert len(list((tmp_path / "out" / "models").iterdir())) == 2
-    main(["compare", "--config", config])
-    main(["compare", "--config", config, "--output", str(tmp_path / "whole")])
-    assert rows(tmp_path / "out") == rows(tmp_path / "whole")
+    for _ in range(2):
+        with pytest.raises(SystemExit) if len(trained) < 2 else nullcontext():
+            main(["compare", "--config", config, "--seeds", "[1]"])
+    assert trained == ["layered_seed1", "random_seed1", "random_seed1"]
+    assert rows(tmp_path / "out") == [row for row in rows(finished / "out") if row["seed"] == "1"]
 
 
-def test_quiescent_without_limit_is_layered(tmp_path, config):
-    options = ["--training.methods", "[layered]", "--seeds", "[0]", "--training.select", "best"]
-    main(["compare", "--config", config, *options])
-    cells = {(r["execution"], r["forward_group_size"], r["stop"]): r for r in rows(tmp_path / "out")}
+class Drifting(tiny_data.Patterns):
+    """Other contents, of the same length, under the same name."""
+
+    def __init__(self, seed):
+        super().__init__(seed + 100)
+
+
+def test_changed_data_or_code_make_models_anew(copy, config, made, monkeypatch, capsys):
+    def steeper(width=8):
+        from lightning_modules import mlp
+
+        return torch.nn.Sequential(
+            mlp(12, [width], 3, beta=0.7, threshold=0.3)
+        )  # its populations are named otherwise
+
+    old = {row["fingerprint"] for row in rows(copy)}
+    for name, other, what in (("make_net", steeper, "network"), ("Patterns", Drifting, "data")):
+        with monkeypatch.context() as changed:
+            changed.setattr(tiny_data, name, other)
+            main(["compare", "--config", config, *SMALL])
+        assert f"layered_seed0 is trained anew: its {what} changed" in " ".join(
+            capsys.readouterr().out.split()
+        )
+        new = {row["fingerprint"] for row in rows(copy)}
+        assert len(new) == 1 + 2 + 1 and not new & old
+        old |= new
+        main(["compare", "--config", config, *SMALL])  # and back
+        capsys.readouterr()
+    assert made[0] == ["layered_seed0"] * 4
+
+
+def test_a_function_as_loss_is_its_path_and_code(copy, config, made, monkeypatch, capsys):
+    shutil.rmtree(copy)
+    command = ["compare", "--config", config, *SMALL, "--training.loss", "tiny_data.summed"]
+    main(command)
+    main(command)
+    assert made[0] == ["layered_seed0"]
+    assert "tiny_data.summed" in (copy / "settings.yaml").read_text()
+
+    def summed(outputs, targets):
+        return torch.nn.functional.cross_entropy(2 * outputs.sum(0), targets)
+
+    summed.__module__, summed.__qualname__ = "tiny_data", "summed"
+    monkeypatch.setattr(tiny_data, "summed", summed)
+    main(command)
+    assert len(made[0]) == 2 and "its settings changed" in " ".join(capsys.readouterr().out.split())
+
+
+def test_one_process_at_a_time(copy, config, capsys, monkeypatch):
+    monkeypatch.setattr(run, "_check", lambda *_: [])
+    with FileLock(copy / ".lock"):
+        assert "another process is at work in" in refused(capsys, "--config", config)
+
+
+def test_quiescent_without_limit_is_layered(finished):
+    cells = {
+        (r["execution"], r["forward_group_size"], r["stop"]): r
+        for r in rows(finished / "out")
+        if (r["training"], r["seed"]) == ("layered", "0")
+    }
     for measure in ("accuracy", "spikes", "synaptic_operations"):
         assert cells["layered", "-", "quiescent"][measure] == cells["random", "all", "quiescent"][measure]
 
 
-def test_folds_are_data_of_their_own(tmp_path, config):
+def test_folds_are_data_of_their_own_and_the_best_epoch_can_be_kept(tmp_path, config):
     options = ["--training.methods", "[layered]", "--evaluation.executions", "[layered]", "--folds", "2"]
-    main(["compare", "--config", config, *options])
+    main(["compare", "--config", config, *options, "--training.select", "best"])
     assert [(r["fold"], r["seed"]) for r in rows(tmp_path / "out")] == [("0", "0"), ("1", "1")]
 
 
@@ -114,11 +239,12 @@ class Looped(torch.nn.Module):
         return torch.stack(logits).mean(0)
 
 
-def test_a_model_that_runs_all_timesteps_and_returns_logits(tmp_path, config):
+def test_a_model_that_runs_all_timesteps_and_returns_logits_on_batch_first_data(tmp_path, config):
     options = ["--model", "test_compare:Looped", "--training.epochs", "6", "--training.spike_penalty", "1e-4"]
-    main(["compare", "--config", config, *options, *SMALL])
+    turned = ["--batch_first", "true", "--data.batch_first", "true"]
+    main(["compare", "--config", config, *options, *turned, *SMALL])
     accuracies = [float(row["accuracy"]) for row in rows(tmp_path / "out")]
-    assert len(accuracies) == 1 + 2 * 2 + 2 and max(accuracies) > 0.6
+    assert len(accuracies) == 1 + 2 + 1 and max(accuracies) > 0.6
 
 
 def test_refusals_leave_nothing(tmp_path, config, capsys):
@@ -133,11 +259,15 @@ def test_refusals_leave_nothing(tmp_path, config, capsys):
     assert "change model_args" in refused(capsys, "--config", config, "--model_args", "{depth: 3}")
     assert "folds" in refused(capsys, "--config", config, "--folds", "3")
     assert "stop='never'" in refused(capsys, "--config", config, "--evaluation.stops", "[never]")
+    assert "x must be time first" in refused(capsys, "--config", config, "--data.batch_first", "true")
+    nothing = "{class_path: tiny_data.nothing}"
+    assert "tiny_data.nothing returned None" in refused(
+        capsys, "--config", config, "--training.loss", nothing
+    )
     assert not (tmp_path / "out").exists()
 
 
 SCHEDULER = ("--training.lr_scheduler", "StepLR", "--training.lr_scheduler.step_size", "0")
-SMALL = ("--training.methods", "[layered]", "--evaluation.executions", "[layered, random]", "--seeds", "[0]")
 
 
 def test_a_factory_that_raises_is_blamed_with_its_line(tmp_path, config, capsys, monkeypatch):
@@ -155,30 +285,24 @@ def test_a_factory_that_raises_is_blamed_with_its_line(tmp_path, config, capsys,
     assert not (tmp_path / "out").exists()
 
 
-def test_damaged_files_are_named_and_nothing_is_believed(tmp_path, config, capsys):
-    command = ("--config", config, *SMALL)
-    main(["compare", *command])
-    out = tmp_path / "out"
-    results, model, settings = (
-        out / "results.csv",
-        out / "models" / "layered_seed0.ckpt",
-        out / "settings.yaml",
-    )
-    whole = results.read_text()
-    lines = whole.splitlines(keepends=True)
+def test_damaged_files_are_named_and_nothing_is_believed(copy, config, capsys, monkeypatch):
+    monkeypatch.setattr(run, "_check", lambda plan, settings, data: list(next(iter(known.values()))))
+    results, cells, settings = copy / "results.csv", copy / "cells.json", copy / "settings.yaml"
+    model, known = copy / "models" / "random_seed0.ckpt", json.loads(cells.read_text())
+    whole = results.read_bytes()
+    first = next(iter(known))
     for damaged in (
-        whole[:-9],
-        whole + lines[1],
-        whole + lines[1].replace("layered,0", "layered,7"),
-        whole.replace("spikes", "spokes", 1),
-        whole.replace(",48,", ",,", 1),
+        cells.read_text()[:-9],
+        json.dumps(known | {first: known[first] | {"spikes": "many"}}),
+        "[]",
         "",
     ):
-        results.write_text(damaged)
-        assert "results.csv' is damaged" in refused(capsys, *command)
-    results.unlink()  # what the message says
-    main(["compare", *command])
-    assert results.read_text() == whole
+        cells.write_text(damaged)
+        assert "cells.json' is damaged" in refused(capsys, "--config", config)
+    cells.unlink()  # what the message says
+    results.write_text("damaged")  # of which nothing is read
+    main(["compare", "--config", config])
+    assert results.read_bytes() == whole
 
     for path, damage in (
         (model, model.read_bytes()[:900]),
@@ -188,23 +312,32 @@ def test_damaged_files_are_named_and_nothing_is_believed(tmp_path, config, capsy
     ):
         before = path.read_bytes()
         path.write_bytes(damage)
-        error = refused(capsys, *command)
+        error = refused(capsys, "--config", config)
         assert path.name in error and "--overwrite" in error
         path.write_bytes(before)
     torch.save({"epoch": 3}, model)
-    assert "layered_seed0.ckpt' holds no network" in refused(capsys, *command)
+    assert "random_seed0.ckpt' holds no network" in refused(capsys, "--config", config)
 
 
-def test_a_folder_without_a_model_takes_new_settings(tmp_path, config, capsys, monkeypatch):
+def test_other_settings_are_for_another_folder_once_there_is_a_model(copy, config, capsys, monkeypatch):
+    monkeypatch.setattr(run, "_check", lambda *_: [])
+    mine, of_a_killed_process = copy / ".pre-commit-config.yaml", copy / ".settings.123.yaml"
+    mine.touch()
+    of_a_killed_process.touch()
+    assert "training.epochs was 1, is 3" in refused(capsys, "--config", config, "--training.epochs", "3")
+
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
+    shutil.rmtree(copy / "models")
+    (copy / "results.csv").unlink()
     monkeypatch.setattr(run, "train", interrupted)
     for epochs in "23":
         with pytest.raises(SystemExit) as exit:
             main(["compare", "--config", config, "--training.epochs", epochs])
         assert exit.value.code == 130
-    assert "epochs: 3" in (tmp_path / "out" / "settings.yaml").read_text()
-    (tmp_path / "out" / "models").rmdir()
-    (tmp_path / "out" / "models").touch()
+    assert "epochs: 3" in (copy / "settings.yaml").read_text()
+    assert mine.exists() and not of_a_killed_process.exists()
+    (copy / "models").rmdir()
+    (copy / "models").touch()
     assert "models' is a file" in refused(capsys, "--config", config)

@@ -93,8 +93,11 @@ class Guarded(TorchEngine):
 
     def replay(self, *arguments, **options):
         super().replay(*arguments, **options)
+        before = Guard.count
         with guarded(self.monkeypatch):
-            return super().replay(*arguments, **options)
+            gradients = super().replay(*arguments, **options)
+        assert Guard.count == before + 1
+        return gradients
 
 
 @pytest.mark.parametrize("motif", MOTIFS)
@@ -116,4 +119,5 @@ def test_nothing_waits_for_the_device_but_once_per_forward_step(monkeypatch, mot
     (run.potentials.sum() + run.spikes.sum()).backward()
     assert run.spikes.any() or run.potentials.any()
     for waits, steps in zip(engine.waits, engine.steps, strict=True):
-        assert 0 < waits <= steps + 8
+        # behind a barrier it is known who comes next; else what is carried in and left over waits as well
+        assert waits == 0 if option["scheduler"] == "layered" else 0 < waits <= steps + 3

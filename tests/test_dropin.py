@@ -1,23 +1,24 @@
 """Drop-in layers are the frameworks' own neurons, plus options that `asynchronize` reads."""
 
 import copy
-import importlib
 import io
 import pickle
 
 import pytest
 import snntorch
 import torch
-from snntorch import utils
+from snntorch import surrogate, utils
 from spikingjelly.activation_based import functional, neuron
 from torch import nn
 
 from snn_async import snntorch as ours
 from snn_async import spikingjelly as ours_sj
-from snn_async.errors import OptionError
+from snn_async.errors import OptionError, UnsupportedModelError
+from snn_async.frameworks.closures import picklable
 from snn_async.frameworks.libraries import adapter_of
 from snn_async.frameworks.refractory_options import RefractoryOptions
 
+TABLE = neuron.FewSpikeTable(*[torch.tensor([0.8, 0.4, 0.2])] * 3)
 ARGUMENTS = {
     snntorch.Leaky: ((0.9,), {"threshold": 0.5, "reset_mechanism": "zero"}),
     snntorch.Lapicque: ((0.9,), {"threshold": 0.5}),
@@ -43,6 +44,11 @@ ARGUMENTS = {
     **{kind: ((), {"decode": "last_mem"}) for kind in (neuron.NonSpikingIFNode, neuron.NonSpikingLIFNode)},
     neuron.NoisyNonSpikingIFNode: ((3,), {"is_training": False, "T": 6, "decode": "max-mem"}),
     neuron.ActivationAwareIFNode: ((0.7, 0.1), {}),
+    neuron.LIAFNode: ((torch.relu, True), {"v_threshold": 0.3}),
+    neuron.STBIFNode: ((0.5, 8), {}),
+    neuron.FewSpikeNode: ((TABLE,), {}),
+    neuron.OutlierAwareThresholdNode: ((TABLE, TABLE, 0.5), {}),
+    neuron.HGNode: (([TABLE, TABLE], [0.5]), {}),
 }
 
 
@@ -115,12 +121,6 @@ def test_options_are_read_and_checked(kind, original, args, kwargs):
         kind(*args, **kwargs, refractory_dropout=1.5)
 
 
-def test_there_is_one_of_every_supported_class():
-    for dropins, package in ((ours, "snntorch"), (ours_sj, "spikingjelly")):
-        adapter = importlib.import_module(f"snn_async.frameworks.{package}")
-        assert set(dropins.__all__) == {c.__name__ for c in adapter.SUPPORTED}
-
-
 def test_the_frameworks_resets_find_them():
     snntorch.SpikingNeuron.init()  # snnTorch resets every neuron there ever was, which fails for a new DeltaLeaky
     net = nn.Sequential(ours.Leaky(0.9, init_hidden=True))
@@ -131,6 +131,38 @@ def test_the_frameworks_resets_find_them():
     node(torch.full((1, 2), 0.5))
     functional.reset_net(node)
     assert node.v == 0.0
+
+
+def squared(x, gradient, spikes):
+    return gradient / (1 + x**2)
+
+
+@pytest.mark.parametrize(
+    "spike_grad",
+    [None, surrogate.fast_sigmoid(7), surrogate.custom_surrogate(squared)],
+    ids=["atan", "fast", "own"],
+)
+def test_surrogates_that_are_closures_are_pickled_by_what_made_them(spike_grad):
+    model = nn.Sequential(nn.Linear(3, 4), snntorch.Leaky(0.9, spike_grad=spike_grad, threshold=0.1)).double()
+    shared, function = picklable(model), model[1].spike_grad
+    assert shared[0].weight is model[0].weight and model[1].spike_grad is function
+    loaded = pickle.loads(pickle.dumps(shared))
+    assert loaded[1].spike_grad.__qualname__ == function.__qualname__
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    outputs = [one(x) for one in (model, loaded)]
+    gradients = [
+        torch.autograd.grad(spikes.sum(), one[0].weight)[0]
+        for one, (spikes, _) in zip((model, loaded), outputs, strict=True)
+    ]
+    for a, b in (*zip(*outputs, strict=True), gradients):
+        assert torch.equal(a, b) and a.any()
+
+
+def test_a_closure_that_cannot_be_found_again_is_named():
+    made = eval("lambda least: lambda x: x > least")
+    model = snntorch.Leaky(0.9, spike_grad=made(0.0))
+    with pytest.raises(UnsupportedModelError, match="<lambda> cannot be pickled.*state_dict"):
+        pickle.dumps(picklable(model))
 
 
 def test_saved_whole():

@@ -208,3 +208,37 @@ def test_surrogates_that_return_single_precision_train_a_double_model(engine):
     net = snn_async.asynchronize(model, forward_group_size=2, backend=engine).eval()
     gradients = torch.autograd.grad(net(inputs())[0].sum(), list(model.parameters())[:-1])
     assert all(gradient.dtype == torch.float64 and gradient.abs().sum() > 0 for gradient in gradients)
+
+
+class PerChannel(nn.Module):
+    """A convolution whose channels have gains of their own, one of them 0, before and behind it."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.before, self.behind = (
+            nn.Parameter(torch.tensor(g)[:, None, None]) for g in ([1.5, -0.7], [2.0, 0.0, -1.2])
+        )
+        self.conv, self.fc = nn.Conv2d(2, 3, 3, padding=1), scaled_linear(48, 4)
+        self.first, self.last = (leaky(beta=0.8, threshold=0.3)(0) for _ in range(2))
+
+    def forward(self, x):
+        spikes = self.first(self.behind * self.conv(self.before * x))
+        return self.last(self.fc(spikes.flatten(1)))
+
+
+def test_gains_of_channels(engine):
+    model = PerChannel().double()
+    x = (
+        (torch.rand(T, B, 2, 4, 4, generator=torch.Generator().manual_seed(5)) < 0.4)
+        .double()
+        .requires_grad_()
+    )
+    spikes = torch.stack([model(frame) for frame in x])
+    leaves = [x, *model.parameters()]
+    expected = torch.autograd.grad(spikes.square().sum(), leaves)
+    model.first.reset_mem(), model.last.reset_mem()
+    net = snn_async.asynchronize(model, forward_group_size=None, backend=engine)
+    assert 0 < spikes.sum() < spikes.numel() and torch.equal(net(x), spikes)
+    for a, b in zip(torch.autograd.grad(net(x).square().sum(), leaves), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)

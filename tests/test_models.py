@@ -253,8 +253,8 @@ def test_the_convolutional_tutorial_in_its_forms():
     assert net.graph.order == ("max_pool2d", "lif1", "max_pool2d (2)", "lif2", "lif3")
     loop = Tutorial(steps=2)
     loop.load_state_dict(single.state_dict())
-    still = x[:1].expand(2, -1, -1, -1, -1)  # the loop shows its image in every step
-    looped = snn_async.asynchronize(loop.double().eval()).layered(still)
+    still = x[:1].expand(2, -1, -1, -1, -1)
+    looped = snn_async.asynchronize(loop.double().eval()).layered(x[0])  # which it shows in every step
     assert torch.equal(looped.spikes, net.layered(still).spikes)
 
 

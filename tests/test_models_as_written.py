@@ -4,13 +4,15 @@ import pytest
 import snntorch as snn
 import torch
 from models_as_written import MODELS, reset, spiking
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 import snn_async
 
 TAKEN = [name for name, model in MODELS.items() if model.refused is None]
 REFUSED = [name for name, model in MODELS.items() if model.refused is not None]
+# Those that do something else in training; BatchNorm keeps its running statistics, and nothing is dropped.
+TRAINED = ["LitSNN", "OwnBatchNormEachStep", "sequential_outside", "GestureNet", "ContainersInContainers"]
 # One of each kind of synapses and of time, on every engine: the numba engine takes what these are made of.
 EVERYWHERE = ["TutorialNet", "StatesPassed", "sequential_outside", "MultiStepMean", "DQSN"]
 
@@ -43,9 +45,19 @@ def assert_same(found, expected, tolerance):
             torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
-def check(name, backend):
+def in_training(model):
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+        elif hasattr(module, "p"):
+            module.p = 0.0
+
+
+def check(name, backend, prepare=lambda model: None):
     written = MODELS[name]
     model, args, kwargs = written.build()
+    prepare(model)
     for x in floating(args):
         x.requires_grad_()
     named = {f"input {i}": x for i, x in enumerate(floating(args))}
@@ -77,6 +89,11 @@ def test_layered_is_the_model_itself(name):
     except snn_async.SnnAsyncError:
         if not MODELS[name].optional:
             raise
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_layered_is_the_model_itself_in_training(name):
+    check(name, "torch", in_training)
 
 
 @pytest.mark.parametrize("name", EVERYWHERE)

@@ -8,16 +8,27 @@ import pytest
 import snntorch
 import torch
 from spikingjelly.activation_based import functional, layer, neuron
-from test_neurons import CASES as DYNAMICS
-from test_neurons import IMAGE, IMAGES, SIZE, SJ, ST, OwnPLIF, Rounded, T, build, inputs
+from test_neurons import (
+    IMAGE,
+    IMAGES,
+    ONE_OF_EACH,
+    SIZE,
+    SJ,
+    ST,
+    OwnPLIF,
+    Rounded,
+    T,
+    build,
+    going_on,
+    inputs,
+)
 from torch import nn
 from torch.utils import _pytree as pytree
 
 from snn_async.errors import InputError, UnsupportedModelError
 from snn_async.frameworks import snntorch_calls, spikingjelly_calls, spikingjelly_neurons
 from snn_async.frameworks.calls import replaced
-from snn_async.graph.grids import from_units, to_units
-from snn_async.neurons import Outcome
+from snn_async.graph.grids import to_units
 
 
 def emitter(module):
@@ -27,28 +38,16 @@ def emitter(module):
     def emit(current, states, sequence, count):
         currents = current if sequence else current[None]
         made[:] = made or [build(module, tuple(currents.shape[2:]))]
-        model, grid, shape = made[0].neuron, made[0].grid, made[0].shape
-        states = tuple(to_units(state.flatten(1), grid) for state in states)
-        currents = to_units(currents.flatten(2), grid)
-        live = model.read(made[0], currents)
-        state = model.rest(live, currents.shape[1], currents)
-        if states and torch.equal(states[0], last[0]):  # the neuron's further ones go on where they were
-            state = (*states, *last[len(states) :])
-        elif states:  # what snnTorch's reset_mem returns
-            assert all(torch.equal(a, b) for a, b in zip(states, state, strict=False))
-        spikes, after = [], []
-        for current in currents:
-            base, gain, threshold = model.begin(live, state)
-            u = base + gain * current
-            s = model.surrogate(u - threshold).to(u) if model.spiking else torch.zeros_like(u)
-            reset = s.detach() if model.detach_reset else s
-            by = {"subtract": -threshold, "value": model.reset_value - u, "none": 0.0}[model.reset]
-            state = model.end(live, state, Outcome(s, current, u + reset * by))
-            spikes.append(s)
-            after.append(state)
-        last[:] = state
-        parts = (spikes, *zip(*after, strict=True))
-        spikes, *after = (from_units(torch.stack(part), grid).unflatten(2, shape) for part in parts)
+        states = tuple(to_units(state.flatten(1), made[0].grid) for state in states)
+
+        def start(rest):
+            if states and torch.equal(states[0], last[0]):  # the neuron's further ones go on where they were
+                return (*states, *last[len(states) :])
+            # what snnTorch's reset_mem returns, if anything
+            assert all(torch.equal(a, b) for a, b in zip(states, rest, strict=False))
+            return rest
+
+        spikes, *after, last[:] = going_on(made[0], currents, start)
         after = tuple(after[:count])
         return (spikes, after) if sequence else (spikes[0], tuple(value[0] for value in after))
 
@@ -134,7 +133,7 @@ def ways(module):
     if not isinstance(module, snntorch.SpikingNeuron):
         return (
             [single]
-            if isinstance(module, (*spikingjelly_calls.ONLINE, neuron.CUBALIFNode, OwnPLIF))
+            if isinstance(module, (*spikingjelly_calls.SINGLE_STEP, neuron.CUBALIFNode, OwnPLIF))
             else [single, multiple]
         )
     if isinstance(module, snntorch.DeltaLeaky):
@@ -162,7 +161,7 @@ def check(module, shape=(SIZE,)):
     for way in ways(module):
         expected = differentiated(way, module, module.forward, shape)
         calls.rest(module)
-        actual = differentiated(way, module, lambda *x: calls.call(module, emit, *x), shape)
+        actual = differentiated(way, module, lambda *x: calls.caller(module)(emit, *x), shape)
         calls.rest(module)
         assert actual[0] == expected[0]
         for mine, theirs, tolerance in zip(actual[1:], expected[1:], (1e-12, 1e-9), strict=True):
@@ -173,10 +172,9 @@ def check(module, shape=(SIZE,)):
                     torch.testing.assert_close(a, b.to(a), rtol=tolerance, atol=tolerance)
 
 
-ONE_OF_EACH = {type(make()): (name, make) for name, make in DYNAMICS.items()}
 V = dict(beta=0.8, learn_beta=True, learn_recurrent=True, **ST)
 CASES = {
-    **dict(ONE_OF_EACH.values()),
+    **ONE_OF_EACH,
     **{
         f"{cls.__name__} v_reset={v}": lambda cls=cls, v=v: cls(1.7, v_reset=v, store_v_seq=True, **SJ)
         for cls in (neuron.OTTTLIFNode, neuron.SLTTLIFNode)
@@ -187,6 +185,7 @@ CASES = {
         for cls in (neuron.IFNode, neuron.LIFNode, neuron.QIFNode, neuron.IzhikevichNode, neuron.RAFNode)
         for o in (dict(store_v_seq=True), dict(v_reset=-0.2, detach_reset=True, store_v_seq=True))
     },
+    "LIAF relative to its threshold": lambda: neuron.LIAFNode(torch.tanh, True, tau=1.7, **SJ),
     "ComplementaryLIF, recording": lambda: neuron.ComplementaryLIFNode(1.7, store_state_seqs=True, **SJ),
     **{
         f"{cls.__name__} decode={d}": lambda cls=cls, d=d: cls(decode=d)
@@ -379,22 +378,22 @@ def test_calls_that_have_no_meaning(message, make, x):
     module = make().double()
     calls = snntorch_calls if isinstance(module, snntorch.SpikingNeuron) else spikingjelly_calls
     with pytest.raises((InputError, UnsupportedModelError), match=message):
-        calls.call(module, emitter(module), x)
+        calls.caller(module)(emitter(module), x)
 
 
 def test_states_given_to_a_module_that_hides_them():
     module = snntorch.Synaptic(0.5, 0.8, init_hidden=True)
     with pytest.raises(TypeError, match="mem should not be passed"):
-        snntorch_calls.call(module, emitter(module), torch.ones(2, SIZE), mem=torch.ones(2, SIZE))
+        snntorch_calls.caller(module)(emitter(module), torch.ones(2, SIZE), mem=torch.ones(2, SIZE))
 
 
 def test_single_steps_of_a_masked_psn_end():
     module = neuron.MaskedPSN(2, 2, 1.0).double()
     emit, x = emitter(module), inputs(SIZE)
     for frame in x[:2]:
-        spikingjelly_calls.call(module, emit, frame)
+        spikingjelly_calls.caller(module)(emit, frame)
     with pytest.raises(InputError, match="has run its T=2 timesteps; reset it"):
-        spikingjelly_calls.call(module, emit, x[2])
+        spikingjelly_calls.caller(module)(emit, x[2])
 
 
 def test_which_attributes_hold_states():

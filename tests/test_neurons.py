@@ -12,7 +12,7 @@ from spikingjelly.activation_based import functional, neuron, surrogate
 from torch import nn
 
 import snn_async
-from snn_async.errors import UnsupportedModelError
+from snn_async.errors import GradientError, UnsupportedByEngineError, UnsupportedModelError
 from snn_async.frameworks import snntorch_neurons
 from snn_async.frameworks.libraries import adapter_of
 from snn_async.graph import Population
@@ -29,28 +29,28 @@ def build(module, shape=(SIZE,)):
 
 
 def layered(population, currents):
-    """Spikes and potentials (T, B, size) of a population that gets all of a timestep's current at once."""
+    """Spikes and potentials (T, B, *shape) of a population that gets all of a timestep's current at once."""
+    return going_on(population, currents, lambda rest: rest)[:2]
+
+
+def going_on(population, currents, start):
+    """Spikes and every state (T, B, *shape) from a state that `start` makes of that at rest, and the last in units."""
     model, grid = population.neuron, population.grid
     currents = to_units(currents.flatten(2), grid)
     live = model.read(population, currents)
-    state = model.rest(live, currents.shape[1], currents)
-    spikes, potentials = [], []
+    state = start(model.rest(live, currents.shape[1], currents))
+    steps = []
     for current in currents:
         base, gain, threshold = model.begin(live, state)
         u = base + gain * current
-        s = model.surrogate(u - threshold).to(u) if model.spiking else torch.zeros_like(u)
+        s = model.value(u, threshold) if model.spiking else u if model.analog else torch.zeros_like(u)
         reset = s.detach() if model.detach_reset else s
-        if model.reset == "subtract":
-            after = u - reset * threshold
-        else:
-            after = u + reset * (model.reset_value - u) if model.reset == "value" else u
+        by = {"subtract": -threshold, "value": model.reset_value - u, "none": 0.0}[model.reset]
+        after = u + reset * by if model.spiking else u
         state = model.end(live, state, Outcome(s, current, after))
-        spikes.append(s)
-        potentials.append(state[0])
-    return tuple(
-        from_units(torch.stack(values), grid).unflatten(2, population.shape)
-        for values in (spikes, potentials)
-    )
+        steps.append((s, *state))
+    found = (torch.stack(values) for values in zip(*steps, strict=True))
+    return *(from_units(values, grid).unflatten(2, population.shape) for values in found), state
 
 
 def own(module, currents):
@@ -296,6 +296,13 @@ CASES = {
         for o in HARD_AND_SOFT
         for d in (True, False)
     },
+    **{
+        f"LIAF {o} decay={d}": lambda o=o, d=d: neuron.LIAFNode(
+            lambda h: h, False, tau=1.7, decay_input=d, **SJ, **o
+        )
+        for o in HARD_AND_SOFT
+        for d in (True, False)
+    },
     "HalfThreshold": lambda: neuron.HalfThresholdIFNode(0.6, surrogate.ATan()),
     **{
         f"ActivationAware {o}": lambda o=o: neuron.ActivationAwareIFNode(
@@ -394,7 +401,10 @@ def check(module, shape=(SIZE,)):
 
 ALL = CASES | ALL_AT_ONCE | FROZEN
 TRAINING = [pytest.param(ALL[name], True, id=name) for name in ALL if name not in FROZEN]
-EVALUATION = [pytest.param(make, False, id=f"{name}, in evaluation") for name, make in ALL.items()]
+_LAST = {n.split(" {")[0] if n.startswith("a ") else n.split()[0]: n for n in CASES}  # of each class
+ONE_OF_EACH = {name: CASES[name] for name in _LAST.values()}
+EVALUATED = ONE_OF_EACH | ALL_AT_ONCE | FROZEN
+EVALUATION = [pytest.param(make, False, id=f"{name}, in evaluation") for name, make in EVALUATED.items()]
 
 
 @pytest.mark.parametrize(("make", "training"), TRAINING + EVALUATION)
@@ -404,6 +414,19 @@ def test_layered_execution_of_a_neuron_is_the_framework(make, training):
     population, spikes = check(module)
     assert 0 < spikes.count_nonzero() < spikes.numel() or not population.neuron.spiking
     assert population.neuron.describe() and population.neuron == build(module).neuron
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: snntorch.Synaptic(0.5, 0.8, threshold=-0.2, spike_grad=ATan.apply),
+        lambda: snntorch.Alpha(0.8, 0.6, threshold=-0.1, spike_grad=ATan.apply),
+        lambda: snntorch.Leaky(0.8, threshold=-0.2, spike_grad=ATan.apply),
+        lambda: neuron.CUBALIFNode(**SJ),
+    ],
+)
+def test_layers_of_one_neuron_and_thresholds_below_0(make):
+    check(make().double(), (1,))
 
 
 IMAGE = (3, 2, 4)
@@ -582,15 +605,6 @@ def test_a_factor_on_spikes_that_is_new_is_noticed(make):
     module.graded_spikes_factor.fill_(2.0)
     with pytest.raises(UnsupportedModelError, match="graded_spikes_factor was 1.*asynchronize again"):
         model.read(build_population(model), inputs(SIZE)[0])
-
-
-@pytest.mark.parametrize("decode", ["max-mem", "max-abs-mem", "mean-mem", "last_mem"])
-def test_decoding_readouts(decode):
-    readout = neuron.NonSpikingLIFNode(1.7, decode)
-    model = build(readout).neuron
-    decoded = model.decode(layered(build(readout), inputs(SIZE))[1])
-    torch.testing.assert_close(decoded, readout(inputs(SIZE)), rtol=1e-12, atol=1e-12)
-    assert build(neuron.NonSpikingLIFNode(1.7)).neuron.decode is None
 
 
 def charging(charge):
@@ -812,8 +826,6 @@ REFUSED = {
     "own step fails": lambda: snntorch.RSynaptic(0.5, 0.8, all_to_all=False, reset_delay=False),
     "gates multiply": lambda: snntorch.SLSTM(SIZE, SIZE),
     "depends on later inputs": lambda: neuron.PSN(T),
-    "analog, a function of its final potential": lambda: neuron.LIAFNode(torch.relu, False),
-    "more than one comparison": lambda: neuron.STBIFNode(0.5, 8),
     "base class": lambda: neuron.SimpleBaseNode(),
     "never below a threshold of 0": lambda: neuron.KLIFNode(v_threshold=0.0),
     "samples .C, H, W. only": lambda: neuron.GatedLIFNode(T),
@@ -917,6 +929,31 @@ class Unrolled(nn.Module):
         return torch.stack(spikes)
 
 
+class Stepwise(nn.Module):
+    """A Linear before each neuron, timestep by timestep."""
+
+    def __init__(self, *neurons, size=SIZE):
+        super().__init__()
+        torch.manual_seed(1)
+        sizes = (size, *[SIZE] * len(neurons))
+        pairs = zip(sizes, neurons, strict=False)
+        self.layers = nn.Sequential(*(m for size, node in pairs for m in (nn.Linear(size, SIZE), node)))
+        with torch.no_grad():
+            for linear in self.layers[::2]:
+                linear.weight *= 4
+
+    def forward(self, x):
+        functional.reset_net(self)
+        return torch.stack([self.layers(frame) for frame in x])
+
+
+def few_spikes():
+    values = torch.tensor([0.8, 0.4, 0.2, 0.1])
+    table = neuron.FewSpikeTable(values, values, values)
+    nodes = neuron.LIFNode(**SJ), neuron.FewSpikeNode(table), neuron.HGNode([table, table], [0.5])
+    return Stepwise(*nodes, neuron.IFNode(**SJ), size=6)
+
+
 class AllAtOnce(nn.Module):
     def __init__(self):
         super().__init__()
@@ -946,6 +983,7 @@ def parallel_and_lateral():
 
 
 MODELS = {
+    "FewSpike and HG between LIF": few_spikes,
     "SlidingPSN, MaskedPSN and ILCLIF": parallel_and_lateral,
     "Synaptic": lambda: Unrolled(lambda: snntorch.Synaptic(0.6, 0.8, learn_alpha=True, **ST), 2),
     "Alpha": lambda: Unrolled(
@@ -986,3 +1024,45 @@ def test_models_of_classes_with_states_of_their_own(make):
         zero = torch.zeros((), dtype=torch.float64)
         a, b = (zero if g is None else g for g in (a, b))
         torch.testing.assert_close(a, b.expand_as(a), rtol=1e-9, atol=1e-9)
+
+
+def test_potentials_that_are_sent_wait(engine):
+    """Behind an activation, without one, and as the result: LIAF networks are the framework's for any F."""
+    liaf = dict(tau=1.7, v_threshold=0.5, surrogate_function=surrogate.ATan())
+    model = Stepwise(
+        neuron.LIAFNode(nn.GELU(), True, **liaf),
+        neuron.LIAFNode(lambda h: 0.5 * h, False, v_reset=None, **liaf),
+        neuron.LIAFNode(torch.relu, False, detach_reset=True, **liaf),
+    ).double()
+    x = inputs(SIZE)
+    leaves = [x, *model.parameters()]
+    expected = model(x)
+    gradients = torch.autograd.grad(expected.square().sum(), leaves)
+    for group, scheduler in ((None, "random"), (2, "momentum"), (1, "layered")):
+        net = snn_async.asynchronize(model, scheduler=scheduler, forward_group_size=group, backend=engine)
+        if engine.name == "numba":
+            with pytest.raises(UnsupportedByEngineError, match="not 0 or 1"):
+                net(x)
+            continue
+        run = net.run(x)
+        torch.testing.assert_close(run.result, expected, rtol=1e-12, atol=1e-12)
+        assert "sends its potential" in net.describe() and not run.activity.spikes["layers.1"].any()
+        for a, b in zip(torch.autograd.grad(run.result.square().sum(), leaves), gradients, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_spikes_of_either_sign_between_bounds(engine):
+    model = Stepwise(neuron.STBIFNode(0.37, 8, sym=True), neuron.STBIFNode(0.8, 3), nn.Identity()).double()
+    x = 2 * inputs(SIZE).detach()
+    with torch.no_grad():
+        expected = model(x)
+    for scheduler in ("random", "layered"):
+        net = snn_async.asynchronize(model, scheduler=scheduler, forward_group_size=None, backend=engine)
+        if engine.name == "numba":
+            with pytest.raises(UnsupportedByEngineError, match="not 0 or 1"):
+                net(x)
+            continue
+        spikes = net(x)
+        torch.testing.assert_close(spikes, expected, rtol=1e-12, atol=1e-12)
+        with pytest.raises(GradientError, match="made for inference"):
+            spikes.sum().backward()

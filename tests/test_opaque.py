@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 import torch
 from conftest import ENGINES
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import KINDS, WAITING, Drawing, Latest, frames, network, numbered
+from spikingjelly.activation_based import functional, layer, neuron
 from test_engines_agree import Logging, assert_same, options, ordered, two_runs
 from torch import nn
 from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import snn_async
 from snn_async.errors import UnsupportedByEngineError
 from snn_async.graph import Graph
 from snn_async.graph.grids import size_of, to_units
@@ -149,13 +152,14 @@ def test_samples_do_not_see_each_other_through_a_function():
         assert_same(together.potentials[:, b : b + 1], alone.potentials)
 
 
+@settings(max_examples=settings.default.max_examples // 4)
 @given(option=options, kinds=st.tuples(*[st.sampled_from(sorted(KINDS))] * 3), seed=st.integers(0, 10_000))
 def test_engines_agree_on_functions_that_wait(option, kinds, seed):
     """Softmax attention and a LayerNorm behind it: events, counts and gradients, those of the LayerNorm included."""
     option = option | {"leftover": "drop", "scheduler": option["scheduler"].replace("latest", "fifo")}
     option |= {"refractory_dropout": 0.0} if option["refractory"] == "off" else {}
     graph = WAITING["attention"](Drawing(seed, kinds))
-    x = frames(graph, 4, 3, seed).requires_grad_()
+    x = frames(graph, 3, 2, seed).requires_grad_()
     engines = [Logging(ENGINES[name]) for name in ("reference", "torch")]
     expected, found = (two_runs(graph, x, option, seed, one) for one in engines)
     assert_same(expected, found)
@@ -217,3 +221,31 @@ def test_the_numba_engine_names_the_one_that_can():
     with pytest.raises(UnsupportedByEngineError, match="use backend='torch'"):
         network(decoder(Mixing(), as_dense=False), "numba")
     assert network(decoder(Mixing(), as_dense=False), "auto").backend == "torch"
+
+
+class RowsSeen(TorchDispatchMode):
+    """How many rows every GroupNorm takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[int] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if "group_norm" in str(function):
+            self.rows.append(len(args[0]))
+        return function(*args, **kwargs or {})
+
+
+def test_a_function_computes_the_rows_that_it_is_given(double_precision):
+    """It was recorded on all timesteps of all samples, and is called for one timestep of some of them."""
+    model = nn.Sequential(
+        layer.Conv2d(1, 4, 3), neuron.IFNode(), layer.Conv2d(4, 4, 3), layer.GroupNorm(2, 4)
+    )
+    model.append(neuron.IFNode())
+    functional.set_step_mode(model, "m")
+    net = snn_async.asynchronize(model.eval(), backend="torch")
+    x = torch.rand(5, 2, 1, 7, 7)
+    assert net(x).any()
+    with RowsSeen() as seen, torch.no_grad():
+        net(x)
+    assert set(seen.rows) == {2}

@@ -1,15 +1,11 @@
 """Traces: what they say, and that they say what the run did. The 2-3-2 network is that of `test_semantics`."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from networks import Recipe, frames, network
 from test_semantics import COMPETING, graph
 
-from snn_async import plots
-from snn_async.errors import InputError, OptionError
+from snn_async.errors import InputError
 
 MOMENTUM = """\
 sample 0 (id 0, seed 0): momentum, F = 1, stop quiescent, leftover drop, input prioritized, engine {}
@@ -101,67 +97,9 @@ def test_a_sample_that_is_not_there():
             net.trace(FRAMES, sample=sample)
 
 
-def test_figures_of_what_cannot_be_drawn():
-    net = network(graph(COMPETING), "reference")
-    for timesteps in (4, 0, 1.5, "2", True):
-        with pytest.raises(OptionError, match=f"timesteps={timesteps!r} must be from 1 to the input's 3"):
-            plots.timeline(net, FRAMES, timesteps=timesteps)
-    for timesteps in (None, 1):
-        with pytest.raises(InputError, match="without a tensor|x is a NoneType"):
-            plots.timeline(net, None, timesteps=timesteps)
-    with pytest.raises(InputError, match="net is a Linear; pass the network that asynchronize"):
-        plots.timeline(torch.nn.Linear(2, 3), FRAMES)
-    with pytest.raises(InputError, match="no spikes to draw"):
-        plots.raster(net.run(FRAMES).records)
-    for spikes, says in (
-        (None, "spikes are a NoneType; pass a torch tensor"),
-        (FRAMES.numpy(), "spikes are a ndarray"),
-        ({"p0": [[1]]}, "spikes of 'p0' are a list"),
-        (torch.ones(3), r"spikes have shape \(3,\)"),
-        (torch.ones(0, 3), r"spikes have shape \(0, 3\)"),
-    ):
-        with pytest.raises(InputError, match=says):
-            plots.raster(spikes)
-    for sample in (1, 0.0):
-        with pytest.raises(InputError, match=f"sample={sample} is not one of the batch's 1"):
-            plots.raster(net.run(FRAMES), sample=sample)
-
-
-def test_a_raster_is_as_wide_as_its_longest_record():
-    axes = plots.raster({"long": torch.ones(5, 2), "short": torch.ones(3, 2)})
-    assert axes.get_xlim() == (-0.5, 4.5)
-
-
 def test_many_inputs_are_abbreviated():
     recipe = Recipe((60, 3), ("value",))
     x = torch.zeros(1, 1, 60, dtype=torch.float64)
     x[..., ::2], x[..., 0] = 1, 0.25
     row = network(recipe.graph(), "reference").trace(x)
     assert "input[0x0.25 2 4 6 8 10 12 14 ... 30 in all]" in str(row)
-
-
-def test_the_figures_are_drawn_without_pyplot(tmp_path):
-    pytest.importorskip("matplotlib")
-    recipe = Recipe((6, 5, 4, 3), ("subtract",) * 3)
-    x = frames(recipe.graph(), 2, 2, recipe.seed)
-    net = network(recipe.graph(), "numba", forward_group_size=2, stop="after(3)", leftover="carry")
-    figure = plots.timeline(net, x, sample=1)
-    assert "momentum, F = 2" in figure.axes[1].get_title(loc="left")
-    figure.savefig(tmp_path / "timeline.png")
-    axes = plots.raster(net.run(x, record=["p0", "p2"]).records, sample=1)
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["p0", "p2"]
-    axes.figure.savefig(tmp_path / "raster.png")
-    assert {path.name for path in tmp_path.iterdir()} == {"timeline.png", "raster.png"}
-    code = """if True:
-        import sys, torch
-        from snn_async import plots
-        assert "matplotlib" not in sys.modules
-        plots.raster(torch.ones(2, 3))
-        assert "matplotlib.pyplot" not in sys.modules"""
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_without_matplotlib_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"pip install 'snn-async\[lightning\]'"):
-        plots.raster(torch.ones(2, 3))

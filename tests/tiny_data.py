@@ -29,14 +29,31 @@ def collate(items):
 class TinyEvents(LightningDataModule):
     num_classes = 3
 
-    def __init__(self, batch_size: int = 16, fold: int = 0, with_ids: bool = True):
+    def __init__(
+        self,
+        batch_size: int = 16,
+        fold: int = 0,
+        with_ids: bool = True,
+        batch_first: bool = False,
+        num_workers: int = 0,
+        persistent: bool = False,
+    ):
         super().__init__()
         self.batch_size, self.fold, self.with_ids = batch_size, fold, with_ids
+        self.batch_first, self.num_workers, self.persistent = batch_first, num_workers, persistent
+
+    def _collate(self, items):
+        x, *rest = collate(items)
+        return [x.transpose(0, 1) if self.batch_first else x, *(rest if self.with_ids else rest[:1])]
 
     def _loader(self, seed, shuffle=False):
-        take = collate if self.with_ids else lambda items: collate(items)[:2]
         return DataLoader(
-            Patterns(10 * self.fold + seed), batch_size=self.batch_size, shuffle=shuffle, collate_fn=take
+            Patterns(10 * self.fold + seed),
+            batch_size=self.batch_size,
+            shuffle=shuffle,
+            collate_fn=self._collate,
+            num_workers=self.num_workers,
+            persistent_workers=self.persistent,
         )
 
     def train_dataloader(self):
@@ -49,6 +66,19 @@ class TinyEvents(LightningDataModule):
         return self._loader(2)
 
     predict_dataloader = test_dataloader
+
+
+def summed(outputs, targets):
+    """A loss that is a plain function."""
+    return torch.nn.functional.cross_entropy(outputs.sum(0), targets)
+
+
+def nothing():
+    """A factory that forgot to return its loss."""
+
+
+def zero():
+    return 0
 
 
 def make_net(width=8):

@@ -1,3 +1,3 @@
-from lightning_modules.cli import main
+from . import main
 
 main()

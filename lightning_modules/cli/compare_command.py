@@ -1,17 +1,16 @@
 """`snn-async compare`: options and YAML in, a comparison out."""
 
-import json
 from pathlib import Path
-from typing import Any
 
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from jsonargparse import ActionConfigFile, ArgumentParser
 from pytorch_lightning import LightningDataModule
 
-from lightning_modules.compare.fold_data import make_data
-from lightning_modules.compare.run import compare
-from lightning_modules.compare.settings import CHOSEN, CompareSettings
-from lightning_modules.user_errors import blame
 from snn_async import asynchronize
+
+from ..compare.fold_data import make_data
+from ..compare.run import compare
+from ..compare.settings import CHOSEN, CompareSettings
+from ..user_errors import blame, check_made
 
 
 def compare_command(arguments: list[str]) -> None:
@@ -22,10 +21,13 @@ def compare_command(arguments: list[str]) -> None:
     """
     parser = make_parser()
     config = parser.parse_args(_without_foreign_arguments(arguments))
-    record = _plain(config)
+    record = config.clone(with_meta=False).as_dict()
+    record = {k: v for k, v in record.items() if k not in ("config", "output", "overwrite")}
     data = config.data.clone(with_meta=False).as_dict()
     with blame("settings"):
         made = parser.instantiate_classes(config)
+    for name in ("loss", "lr_scheduler"):
+        check_made(f"training.{name}", config.training[name], getattr(made.training, name))
     values = {name: made[name] for name in CompareSettings.__dataclass_fields__}
     settings = CompareSettings(**values | {"execution": made.execution.as_dict()})
     compare(
@@ -58,10 +60,3 @@ def _without_foreign_arguments(arguments: list[str]) -> list[str]:
     if "--model" in names and not any(name.startswith("--model_args") for name in names):
         return [*arguments, "--model_args", "{}"]
     return arguments
-
-
-def _plain(config: Namespace) -> dict[str, Any]:
-    """Return the settings that results depend on, as YAML can hold them; null values included."""
-    values = config.clone(with_meta=False).as_dict()
-    kept = {k: v for k, v in values.items() if k not in ("config", "output", "overwrite")}
-    return json.loads(json.dumps(kept, default=str))

@@ -4,19 +4,29 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+from jsonargparse import Namespace
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.callbacks import Callback, RichProgressBar
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
-from lightning_modules.output_files import check_writable, write_whole
-from lightning_modules.training.checkpoints import check_loadable, read_checkpoint
-from lightning_modules.training.classifier import SpikingClassifier
-from lightning_modules.training.first_step_check import check_first_step
-from lightning_modules.training.lightning_warnings import quiet_lightning
-from lightning_modules.user_errors import blame
+from snn_async.errors import ConfigError
+
+from ..output_files import check_writable, write_whole
+from ..training.checkpoints import check_loadable, read_checkpoint
+from ..training.classifier import SpikingClassifier
+from ..training.first_step_check import check_first_step
+from ..training.lightning_warnings import quiet_lightning
+from ..training.whole_checkpoints import WholeCheckpoints
+from ..user_errors import blame, check_made
 
 KEYWORDS = ("last", "hpc", "registry")  # Lightning's own values of --ckpt_path; registry:NAME too
+
+NO_CHECKPOINT = (
+    "there is no checkpoint, so untrained weights would be evaluated: give --ckpt_path FILE, or --untrained if that is "
+    "meant"
+)
 
 
 class SnnAsyncCLI(LightningCLI):
@@ -27,15 +37,33 @@ class SnnAsyncCLI(LightningCLI):
         config = self.config[self.config.subcommand]
         check_writable(Path(config.trainer.default_root_dir or ".") / "logs")
         path = config.get("ckpt_path")
+        if not path and not config.get("untrained", True):
+            raise ConfigError(NO_CHECKPOINT)
         self.checkpoint: dict[str, Any] | None = None
         if path and str(path) not in KEYWORDS and not str(path).startswith("registry:"):
             self.checkpoint = read_checkpoint(Path(path))
+
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand != "fit":
+            parser.add_argument(
+                "--untrained", action="store_true", help="evaluate initial weights, without a --ckpt_path"
+            )
+        return parser
 
     def instantiate_classes(self) -> None:
         with blame("configuration"):
             super().instantiate_classes()
 
     def after_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand].model
+        check_made("loss", config.loss, self.model.loss)
+        if isinstance(config.network, Namespace):  # made by jsonargparse; a checkpoint keeps what made it
+            made = config.network.clone(with_meta=False).as_dict()
+            module, _, name = made["class_path"].rpartition(".")
+            self.model.hparams.update(network=f"{module}:{name}", network_args=made.get("init_args", {}))
         if self.checkpoint is not None:  # Lightning asks too, but only after it has made a log folder
             check_loadable(self.checkpoint, self.model, resume=self.subcommand == "fit")
 
@@ -50,10 +78,21 @@ class SnnAsyncCLI(LightningCLI):
             files = CSVLogger(config.default_root_dir or ".", name="logs")
             board = TensorBoardLogger(config.default_root_dir or ".", name="logs", version=files.version)
             kwargs["logger"] = [files, board]
-        if config.get("enable_progress_bar") is not False:
-            kwargs["callbacks"] = [*(config.get("callbacks") or []), RichProgressBar()]
+        added: list[Callback] = [RichProgressBar()] if config.get("enable_progress_bar") is not False else []
+        if not self._get(self.config, "untrained", default=True):
+            added.append(NeedsCheckpoint())
+        if self.subcommand == "predict":
+            added.append(PredictionFile())
+        kwargs["callbacks"] = [*(config.get("callbacks") or []), *added]
+        if not config.get("plugins"):
+            kwargs["plugins"] = [WholeCheckpoints()]
         with blame("trainer"):
             return super().instantiate_trainer(**kwargs)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        chosen = super()._prepare_subcommand_kwargs(subcommand)
+        # A checkpoint runs no code, whatever --ckpt_path resolves to (Lightning 2.6 has the option).
+        return chosen | ({"weights_only": True} if "weights_only" in chosen else {})
 
     def before_fit(self) -> None:
         options = self._get(self.config_init, "trainer")
@@ -61,15 +100,53 @@ class SnnAsyncCLI(LightningCLI):
         check_first_step(self.model, self.datamodule, validate, accelerator=options.accelerator, devices=1)
 
     def after_fit(self) -> None:
+        if self.checkpoint is not None and self.trainer.global_step == self.checkpoint["global_step"]:
+            print(
+                f"nothing was left to do: the checkpoint has {self.trainer.global_step} steps, as many as "
+                f"--trainer.max_epochs {self.trainer.max_epochs} and --trainer.max_steps {self.trainer.max_steps} allow"
+            )
         print(f"logs, configuration and checkpoints: {self.trainer.log_dir}")
 
-    def predict(self, model: LightningModule, **kwargs: Any) -> None:
-        """Predict and write predictions.csv into the log folder."""
-        batches = self.trainer.predict(model, **kwargs) or []
-        path = Path(self.trainer.log_dir or ".") / "predictions.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, lambda temporary: _write_predictions(temporary, batches))
-        print(f"wrote {path}")
+
+class NeedsCheckpoint(Callback):
+    """Ends an evaluation of weights that nobody trained, where a keyword as --ckpt_path resolves to none."""
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.ckpt_path is None:
+            raise ConfigError(NO_CHECKPOINT)
+
+    on_validation_start = on_predict_start = on_test_start
+
+
+class PredictionFile(Callback):
+    """Writes predictions.csv into the log folder, the samples of all processes in the order of their ids."""
+
+    def __init__(self) -> None:
+        self.batches: list[Any] = []
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        *loader: int,
+    ) -> None:
+        self.batches.append({name: value.tolist() for name, value in outputs.items()})
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        parts = [self.batches]
+        if trainer.world_size > 1:
+            parts = [[] for _ in range(trainer.world_size)]
+            dist.all_gather_object(parts, self.batches)
+        path = Path(trainer.log_dir or ".") / "predictions.csv"
+        if trainer.is_global_zero:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(
+                path, lambda temporary: _write_predictions(temporary, [b for part in parts for b in part])
+            )
+            print(f"wrote {path}")
 
 
 def lightning_command(arguments: list[str]) -> None:
@@ -101,9 +178,9 @@ def lightning_command(arguments: list[str]) -> None:
 def _write_predictions(path: Path, batches: list[Any]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
-        classes = batches[0]["counts"].shape[1] if batches else 0
+        classes = len(batches[0]["counts"][0]) if batches else 0
         rows.writerow(["sample_id", "class", "forward_steps", *(f"count_{c}" for c in range(classes))])
-        for batch in batches:
-            columns = (batch["sample_id"], batch["class"], batch["forward_steps"], batch["counts"])
-            for sample, label, steps, counts in zip(*(c.tolist() for c in columns), strict=True):
-                rows.writerow([sample, label, steps, *counts])
+        names = ("sample_id", "class", "forward_steps", "counts")
+        columns = ([entry for batch in batches for entry in batch[name]] for name in names)
+        for sample, label, steps, counts in sorted(zip(*columns, strict=True)):
+            rows.writerow([sample, label, steps, *counts])

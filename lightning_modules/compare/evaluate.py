@@ -6,12 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.compare.plan import Condition
-from lightning_modules.compare.settings import CompareSettings
-from lightning_modules.compare.tally import Tally
-from lightning_modules.training.outputs import output_of, scores_of
 from snn_async import AsyncNetwork, Options
 from snn_async.capture import Captured, Observed, capture
+
+from ..training.batches import check_samples
+from ..training.outputs import output_of, scores_of
+from .plan import Condition
+from .settings import CompareSettings
+from .tally import Tally
 
 
 def make_networks(
@@ -57,6 +59,7 @@ def evaluate(
             ids = batch[2] if len(batch) > 2 else torch.arange(seen, seen + len(y))
             seen += len(y)
             for condition, network in networks.items():
+                check_samples(network.plan(x), x, len(y), f"y has {len(y)}")
                 run = network.run(x, sample_ids=ids)
                 scores = scores_of(output_of(run.result, network.shown))
                 tallies[condition].add(run.activity, scores, y)

@@ -7,24 +7,23 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 from pytorch_lightning import LightningDataModule
-from torch import Tensor
 
-from lightning_modules.compare import figures
-from lightning_modules.compare.evaluate import make_networks
-from lightning_modules.compare.fold_data import held_out
-from lightning_modules.compare.output_folder import FIGURES
-from lightning_modules.compare.plan import Case, Condition, conditions
-from lightning_modules.compare.results import Row
-from lightning_modules.compare.settings import CompareSettings
-from lightning_modules.compare.train import load_model
-from lightning_modules.output_files import write_whole
-from snn_async import AsyncNetwork
+from ..output_files import write_whole
+from ..training.outputs import output_of, scores_of
+from . import figures
+from .evaluate import make_networks
+from .fold_data import held_out
+from .output_folder import FIGURES
+from .plan import Case, Condition, conditions
+from .results import Row
+from .settings import CompareSettings
+from .train import load_model
 
 CAPTIONS = (
     "Every training method under every execution",
     "Accuracy when every timestep is stopped after so many forward steps",
     "Spikes per population",
-    "The same sample and parameters, layered and asynchronous",
+    "The same sample and parameters, layered and asynchronous; orange: spikes that the other run does not have",
 )
 
 
@@ -54,19 +53,17 @@ def _raster(settings: CompareSettings, case: Case, data: LightningDataModule, fo
     size, stop = evaluation.forward_group_sizes[0], evaluation.stops[0]
     wanted = [Condition(e, size, stop) for e in evaluation.executions if e != "layered"]
     pair = [Condition("layered", None, "quiescent"), *wanted[-1:]]
-    x = next(iter(held_out(data)))[0]
+    x, y = next(iter(held_out(data, settings.batch_first)))[:2]
     networks = make_networks(load_model(case, settings, folder), pair, settings)
-    runs = [_spikes(network, x) for network in networks.values()]
+    runs, decisions = [], []
+    for network in networks.values():
+        plan = network.plan(x)
+        with torch.no_grad():
+            runs.append(network.run(x, record=list(plan.graph.index)))
+        decisions.append(int(scores_of(output_of(runs[-1].result, plan))[0].argmax()))
     titles = [
         f"{case.training}-trained, {c.execution}" + (f", F = {c.size}" if c.size != "-" else "") for c in pair
     ]
-    return figures.raster(runs[0], runs[-1], (titles[0], titles[-1]))
-
-
-def _spikes(network: AsyncNetwork, x: Tensor) -> dict[str, Tensor]:
-    names = [population.name for population in network.plan(x).graph.populations]
-    with torch.no_grad():
-        return {
-            name: record.spikes[:, 0].flatten(1)
-            for name, record in network.run(x, record=names).records.items()
-        }
+    return figures.raster(
+        (runs[0], runs[-1]), (titles[0], titles[-1]), int(y[0]), (decisions[0], decisions[-1])
+    )

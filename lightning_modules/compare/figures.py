@@ -3,11 +3,13 @@
 import re
 from collections.abc import Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, ScalarFormatter
-from torch import Tensor
+from matplotlib.lines import Line2D
 
-from lightning_modules.compare.results import Row, in_percent, over_seeds, populations
+from snn_async import AsyncRun, plots
+
+from .results import Row, in_percent, over_seeds, populations
 
 COLORS = {"layered": "#4c566a", "random": "#d08770", "momentum": "#2e7d9a"}
 
@@ -66,15 +68,25 @@ def accuracy_steps(rows: Sequence[Row], size: str) -> Figure:
                 continue
             x, y, sd = zip(*points, strict=True)
             axes.errorbar(x, y, sd, color=COLORS[training], marker="o", ms=4, capsize=2, label=training)
+            axes.plot(x[-1], y[-1], "D", color=COLORS[training], mfc="white", ms=7)
             level, _ = over_seeds(rows, "accuracy", at(training, "layered", None))
             axes.axhline(100 * level, color=COLORS[training], ls=":", lw=1)
         axes.set(xlabel="forward steps per timestep", title=f"{execution} execution, F = {size}")
         axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(ScalarFormatter())
+        low, high = axes.get_xlim()
+        ticks: list[float] = [t for t in (2**k for k in range(31)) if low <= t <= high]
+        if len(ticks) < 2:  # all points between two powers of two
+            ticks = [x for line in axes.lines[:1] for x in line.get_xdata()]
+        axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("test accuracy in %")
-    panels[-1].legend(title="training", fontsize="small")
-    figure.suptitle("Stopped early (dotted: layered execution)", fontsize="medium")
+    _legend(
+        figure,
+        panels[-1],
+        Line2D([], [], color="0.4", marker="D", mfc="white", ms=7, ls="", label="until quiescent"),
+        Line2D([], [], color="0.4", ls=":", lw=1, label="layered execution"),
+    )
     return figure
 
 
@@ -82,7 +94,11 @@ def spikes(rows: Sequence[Row], size: str, stop: str) -> Figure:
     """Spikes per sample of every population, one panel per execution, one bar per training."""
     trainings, executions = methods(rows)
     names = populations(rows)
-    figure = Figure(figsize=(1 + 3.2 * len(executions), 3.4), layout="constrained")
+    called = list(plots.labels(dict.fromkeys(names, ())).values())
+    upright = 0.045 * len(names) * max(map(len, called)) < 3.2  # names of two lines fit beside each other
+    called = [name.replace(" (", "\n(") if upright else name for name in called]
+    across = max(3.2, 0.22 * len(names))
+    figure = Figure(figsize=(1 + across * len(executions), 3.4 if upright else 4.4), layout="constrained")
     panels = figure.subplots(1, len(executions), sharey=True, squeeze=False)[0]
     width = 0.8 / len(trainings)
     for axes, execution in zip(panels, executions, strict=True):
@@ -91,41 +107,31 @@ def spikes(rows: Sequence[Row], size: str, stop: str) -> Figure:
             means, sds = zip(*(over_seeds(rows, f"spikes_{name}", where) for name in names), strict=True)
             places = [k - 0.4 + width * (i + 0.5) for k in range(len(names))]
             axes.bar(places, means, width, yerr=sds, color=COLORS[training], capsize=2, label=training)
-        many = len(names) > 5  # as of a residual network, whose names are long too
-        axes.set_xticks(range(len(names)), names, rotation=90 * many, fontsize="small" if many else None)
-        axes.set(title=f"{execution} execution", xlabel="population")
+        axes.set_xticks(range(len(names)), called, rotation=0 if upright else 90, fontsize="small")
+        axes.set(title=f"{execution} execution")
     panels[0].set_ylabel("spikes per sample")
-    panels[-1].legend(title="training", fontsize="small")
+    _legend(figure, panels[-1])
     return figure
 
 
-def raster(layered: dict[str, Tensor], asynchronous: dict[str, Tensor], titles: tuple[str, str]) -> Figure:
-    """Two runs of one sample side by side; spikes the other run does not have are orange.
-
-    `layered` and `asynchronous` hold spike counts (T, size) of every population.
-    """
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    for axes, own, other, title in zip(
-        panels, (layered, asynchronous), (asynchronous, layered), titles, strict=True
-    ):
-        base, ticks = 0, []
-        for name, counts in own.items():
-            here, there = counts > 0, other[name] > 0
-            for mask, color in ((here & there, "#4c566a"), (here & ~there, "#e8871e")):
-                times, neurons = mask.nonzero(as_tuple=True)
-                axes.scatter(
-                    times, neurons + base, s=8, c=color, marker="|" if len(counts) > 40 else "s", lw=0.8
-                )
-            ticks.append((base + (counts.shape[1] - 1) / 2, name))
-            base += counts.shape[1]
-            axes.axhline(base - 0.5, color="0.8", lw=0.8)
-        label = "{}" if len(ticks) > 5 else "population {}"
-        axes.set_yticks([place for place, _ in ticks], [label.format(name) for _, name in ticks])
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set(title=title, xlabel="timestep", ylim=(-1, base))
-    figure.suptitle("Spikes of one test sample (orange: only in this run)", fontsize="medium")
+def raster(
+    runs: tuple[AsyncRun, AsyncRun], titles: tuple[str, str], label: int, decisions: tuple[int, int]
+) -> Figure:
+    """Two runs of one sample side by side; spikes that the other run does not have are orange."""
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for axes, own, other, title, decision in zip(panels, runs, runs[::-1], titles, decisions, strict=True):
+        plots.raster(own, axes, against=other, label=label, decision=decision)
+        axes.set_title(title)
+    panels[1].tick_params("y", labelleft=False)
+    figure.set_figheight(1.4 + plots.LINE * panels[0].get_ylim()[1])
     return figure
+
+
+def _legend(figure: Figure, axes: Axes, *marks: Line2D) -> None:
+    """Put the panels' common legend beside them."""
+    handles = [*axes.get_legend_handles_labels()[0], *marks]
+    figure.legend(handles=handles, title="training", fontsize="small", loc="outside center right")
 
 
 def _stop(execution: str, stop: str) -> str:

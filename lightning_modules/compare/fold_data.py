@@ -9,8 +9,10 @@ from jsonargparse import ArgumentParser
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from lightning_modules.user_errors import blame
 from snn_async.errors import ConfigError
+
+from ..training.batches import turned
+from ..user_errors import blame
 
 
 def make_data(
@@ -41,8 +43,9 @@ def make_data(
         return parser.instantiate_classes(parsed).data
 
 
-def held_out(data: LightningDataModule) -> Iterable[Sequence[Tensor]]:
-    """Return the loader of the test data, prepared."""
+def held_out(data: LightningDataModule, batch_first: bool = False) -> Iterable[Sequence[Tensor]]:
+    """Return the batches of the test data, prepared, x time first."""
     data.prepare_data()
     data.setup("test")
-    return data.test_dataloader()
+    loader = data.test_dataloader()
+    return (turned(batch) for batch in loader) if batch_first else loader

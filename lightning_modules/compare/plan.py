@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from itertools import product
 
-from lightning_modules.compare.settings import CompareSettings, Method
+from .settings import CompareSettings, Method
 
 
 @dataclass(frozen=True)

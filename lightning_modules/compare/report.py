@@ -5,10 +5,13 @@ import platform
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
-from lightning_modules.compare.results import MEASURES, Row
-from lightning_modules.compare.table import HEADERS, summary
+from .findings import differences, headline
+from .results import MEASURES, Row
+from .table import HEADERS, summary
 
 PACKAGES = ("snn-async", "torch", "numpy", "numba", "snntorch", "spikingjelly", "pytorch-lightning", "tonic")
 STYLE = """
@@ -16,7 +19,9 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 64rem;
    margin: 2rem auto; padding: 0 1rem; color: #222 }
 img { max-width: 100% } table { border-collapse: collapse; margin: 1rem 0 }
 td, th { padding: .15rem .7rem; border-bottom: 1px solid #ddd; text-align: right }
-td:nth-child(-n+4), th:nth-child(-n+4) { text-align: left }
+td:nth-child(-n+3), th:nth-child(-n+3) { text-align: left }
+tbody th { padding-top: .8rem } .found { font-size: 1.25rem; font-weight: 600 }
+summary { cursor: pointer; margin: 1rem 0 }
 pre { background: #f5f5f5; padding: 1rem; overflow: auto }
 """
 
@@ -26,9 +31,14 @@ INTRODUCTION = """
 no layer waits; of all spikes on their way, at most <b>F</b> are delivered per forward step, picked at random or by
 highest membrane potential. A timestep ends when nothing is on its way (<b>quiescent</b>) or at the first output spike
 (<b>output</b>). Networks trained layered lose accuracy in the other columns; training without the barrier is meant to
-win it back. &plusmn; is the standard deviation over seeds: differences below it mean little. Populations are named by
-their place in the model; the last one is the output.</p>
+win it back. &plusmn; is the standard deviation over seeds.</p>
 """
+DIFFERENCES = """
+<p>Accuracy in points, model against model of the same seed. An interval that contains 0 says that these seeds do not
+show a difference, not that there is none. Each stands for itself: of twenty without a difference, one misses 0 by
+chance.{folds}</p>
+"""
+FOLDS = " The folds share training data, so that the intervals are rather too narrow."
 
 
 def html(rows: Sequence[Row], figures: Mapping[str, Path], settings: str) -> str:
@@ -39,13 +49,19 @@ def html(rows: Sequence[Row], figures: Mapping[str, Path], settings: str) -> str
         for caption, path in figures.items()
     )
     measures = "".join(f"<li><code>{escape(k)}</code>: {escape(v)}</li>" for k, v in MEASURES.items())
+    folds = FOLDS if any(row.case.fold is not None for row in rows) else ""
+    lines = summary(rows)
+    ends = [line for line in lines if not line[3].startswith("after")]
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>snn-async compare</title>'
-        f"<style>{STYLE}</style></head><body><h1>Layered and asynchronous execution</h1>{INTRODUCTION}{images}"
-        f"<h2>Means over seeds</h2>{_table(HEADERS, summary(rows))}"
-        f"<h2>Columns of results.csv</h2><ul>{measures}</ul>"
+        f"<style>{STYLE}</style></head><body><h1>Layered and asynchronous execution</h1>"
+        f'<p class="found">{escape(headline(rows))}</p>{INTRODUCTION}{images}'
+        f"<h2>Differences</h2>{DIFFERENCES.format(folds=folds)}{_differences(rows)}"
+        f"<h2>Means over seeds</h2>{_grouped(ends)}"
+        f"<details><summary>All {len(lines)} rows, with those stopped early</summary>{_grouped(lines)}</details>"
+        f"<details><summary>Columns of results.csv</summary><ul>{measures}</ul></details>"
         f"<h2>Settings</h2><pre>{escape(settings)}</pre>"
-        f"<h2>Versions</h2>{_table(('package', 'version'), versions())}</body></html>\n"
+        f"<h2>Versions</h2>{_table(('package', 'version'), _body(versions()))}</body></html>\n"
     )
 
 
@@ -60,10 +76,36 @@ def versions() -> list[tuple[str, str]]:
     return found
 
 
-def _table(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def _differences(rows: Sequence[Row]) -> str:
+    lines = [
+        (
+            *(d.trained, d.run, d.against, f"{d.value:+.1f}", d.interval),
+            "" if d.significant else "not significant with these seeds",
+        )
+        for d in differences(rows)
+    ]
+    return _table(("trained", "run", "instead of", "difference", "95 % interval", ""), _body(lines))
+
+
+def _grouped(lines: Sequence[Sequence[str]]) -> str:
+    """Return the summary, a heading for every training."""
+    trainings = list(dict.fromkeys(line[0] for line in lines))
+    ordered = sorted(lines, key=lambda line: trainings.index(line[0]))
+    groups = (
+        f'<tr><th colspan="{len(HEADERS) - 1}">trained {escape(training)}</th></tr>'
+        + _body([line[1:] for line in group])
+        for training, group in groupby(ordered, key=itemgetter(0))
+    )
+    return _table(HEADERS[1:], "".join(groups))
+
+
+def _table(headers: Sequence[str], body: str) -> str:
     head = "".join(f"<th>{escape(h)}</th>" for h in headers)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>" for line in lines)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _body(lines: Sequence[Sequence[str]]) -> str:
+    return "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>" for line in lines)
 
 
 def _encode(path: Path) -> str:

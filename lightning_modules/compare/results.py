@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-from lightning_modules.compare.plan import Case, Condition
-from lightning_modules.output_files import write_whole
-from snn_async.errors import ConfigError
+from ..output_files import write_whole
+from .plan import Case, Condition
 
 KEYS = ("training", "seed", "fold", "execution", "forward_group_size", "stop")
 MEASURES = {
@@ -24,16 +23,16 @@ MEASURES = {
     "neuron_updates": "evaluations of a neuron per sample",
     "spikes_NAME": "spikes per sample of population NAME",
 }
-OPTIONAL = ("first_output_step", "latency")  # blank for an output that never spikes
 
 
 @dataclass(frozen=True)
 class Row:
-    """One model under one execution."""
+    """One model under one execution; `fingerprint` is of all that it was made of."""
 
     case: Case
     condition: Condition
     measures: dict[str, float]
+    fingerprint: str = ""
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -45,7 +44,7 @@ class Row:
     def cells(self) -> dict[str, str]:
         """Return the row as text, six significant digits."""
         values = {name: "" if math.isnan(value) else f"{value:.6g}" for name, value in self.measures.items()}
-        return dict(zip(KEYS, self.keys, strict=True)) | values
+        return dict(zip(KEYS, self.keys, strict=True)) | values | {"fingerprint": self.fingerprint}
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
@@ -59,49 +58,6 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
             table.writerows(cells)
 
     write_whole(path, write)
-
-
-def read_rows(path: Path, expected: Iterable[tuple[Case, Condition]], measures: Sequence[str]) -> list[Row]:
-    """Return the rows of a results.csv, none if there is no such file.
-
-    Args:
-        expected: the rows that may be in it, each once.
-        measures: the columns after `KEYS`.
-
-    Raises:
-        ConfigError: if it is not, to the last character, one that `write_rows` wrote for this comparison.
-    """
-    if not path.exists():
-        return []
-    waiting = {Row(*pair, {}).keys: pair for pair in expected}
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            lines = file.readlines()
-        if not lines or not lines[-1].endswith("\n"):
-            raise ValueError("its end is missing")
-        header, *table = csv.reader(lines, strict=True)
-        if header != [*KEYS, *measures]:
-            raise ValueError(f"its columns should be {', '.join([*KEYS, *measures])}")
-        return [_row(cells, measures, waiting) for cells in table]
-    except (OSError, ValueError, csv.Error) as error:
-        raise ConfigError(
-            f"{str(path)!r} is damaged: {error}. Delete it to evaluate the models again, or use --overwrite to "
-            "train them again too"
-        ) from error
-
-
-def _row(
-    cells: list[str], measures: Sequence[str], waiting: dict[tuple[str, ...], tuple[Case, Condition]]
-) -> Row:
-    """Return the row and take it from `waiting`."""
-    keys, values = tuple(cells[: len(KEYS)]), dict(zip(measures, cells[len(KEYS) :], strict=True))
-    if keys not in waiting:
-        raise ValueError(f"the row {','.join(keys)} is there twice or not of this comparison")
-    blank = [name for name, value in values.items() if not value and name not in OPTIONAL]
-    if blank:
-        raise ValueError(f"the row {','.join(keys)} has no {blank[0]}")
-    numbers = {name: float(value) if value else float("nan") for name, value in values.items()}
-    return Row(*waiting.pop(keys), numbers)
 
 
 def populations(rows: Sequence[Row]) -> list[str]:

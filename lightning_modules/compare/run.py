@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +18,25 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from lightning_modules.compare.evaluate import evaluate, make_networks
-from lightning_modules.compare.figure_files import draw
-from lightning_modules.compare.fold_data import held_out
-from lightning_modules.compare.output_folder import REPORT, RESULTS, open_folder
-from lightning_modules.compare.plan import Case, cases, conditions
-from lightning_modules.compare.report import html
-from lightning_modules.compare.results import Row, read_rows, write_rows
-from lightning_modules.compare.settings import CompareSettings
-from lightning_modules.compare.table import rich_table
-from lightning_modules.compare.train import load_model, make_classifier, model_path, train
-from lightning_modules.output_files import write_text
-from lightning_modules.training.first_step_check import check_first_step
-from lightning_modules.training.lightning_warnings import quiet_lightning
-from lightning_modules.training.outputs import check_labels
-from lightning_modules.user_errors import blame
 from snn_async.errors import ConfigError
+
+from ..output_files import write_text
+from ..training.first_step_check import check_first_step
+from ..training.lightning_warnings import quiet_lightning
+from ..training.outputs import check_labels
+from ..user_errors import blame
+from .cells import Cells, read_cells, write_cells
+from .evaluate import evaluate, make_networks
+from .figure_files import draw
+from .fold_data import held_out
+from .keys import Keys, changed
+from .output_folder import CELLS, REPORT, RESULTS, as_plain, opened
+from .plan import Case, cases, conditions
+from .report import html
+from .results import Row, write_rows
+from .settings import CompareSettings
+from .table import rich_table
+from .train import load_model, make_classifier, model_path, read_model, train
 
 MakeData = Callable[[int | None, int | None], LightningDataModule]
 
@@ -47,12 +49,15 @@ def compare(
     overwrite: bool = False,
     console: Console | None = None,
 ) -> list[Row]:
-    """Run a comparison, or what an interrupted one left to do, and return its rows.
+    """Run what is missing of a comparison and return its rows.
+
+    Models and results in `folder` are kept while data, network and settings have the fingerprints they were made of.
 
     Args:
         make_data: returns the data module for (fold, folds), both None without cross-validation.
-        folder: gets settings.yaml, models/, logs/, results.csv, report.html and the figures.
-        record: the settings as plain values; results in `folder` must have been made with the same.
+        folder: gets settings.yaml, models/, logs/, cells.json, results.csv, report.html and the figures.
+        record: the settings as they were given; what is in `folder` must have been made with the same, but for seeds,
+            training methods and the evaluation.
         overwrite: remove the results in `folder` first.
 
     Raises:
@@ -63,21 +68,41 @@ def compare(
     plan = cases(settings)
     data_of = lru_cache(maxsize=1)(lambda fold: make_data(fold, settings.folds))  # one fold in memory
     measures = _check(plan, settings, data_of(plan[0].fold))
-    open_folder(folder, dict(record), overwrite)
-    rows = read_rows(folder / RESULTS, product(plan, conditions(settings)), measures)
-    for case in plan:
-        if model_path(case, folder).exists():
-            load_model(case, settings, folder)  # a damaged one is told before the others are trained
-    with _progress(console) as progress:
-        _train_all(plan, settings, data_of, folder, progress)
-        rows = _evaluate_all(plan, settings, data_of, folder, rows, progress)
-    paths = draw(rows, settings, plan[0], data_of(plan[0].fold), folder)
-    write_text(folder / REPORT, html(rows, paths, yaml.safe_dump(dict(record), sort_keys=False)))
+    plain = as_plain(record)
+    with opened(folder, plain, overwrite):
+        cells, keys = read_cells(folder / CELLS), Keys(settings, record, data_of)
+        untrained = _untrained(plan, keys, folder, console)
+        known = len(cells)
+        with _progress(console) as progress:
+            _train_all(plan, untrained, settings, keys, folder, progress)
+            rows = _evaluate_all(plan, settings, keys, folder, cells, measures, progress)
+        write_rows(folder / RESULTS, rows)
+        paths = draw(rows, settings, plan[0], data_of(plan[0].fold), folder)
+        write_text(folder / REPORT, html(rows, paths, yaml.safe_dump(plain, sort_keys=False)))
     console.print(rich_table(rows))
+    if known or len(untrained) < len(plan):
+        console.print(
+            f"{len(plan) - len(untrained)} of {len(plan)} models and {len(rows) + known - len(cells)} of {len(rows)} "
+            "results kept from an earlier run"
+        )
     console.print(
         f"wrote {folder / RESULTS}, {folder / REPORT} and {', '.join(p.name for p in paths.values())}"
     )
     return rows
+
+
+def _untrained(plan: list[Case], keys: Keys, folder: Path, console: Console) -> list[Case]:
+    """Return the models to train: those that are not there, or were made of something else."""
+    untrained = []
+    for case in plan:
+        if not model_path(case, folder).exists():
+            untrained.append(case)
+            continue
+        what = changed(read_model(case, folder)[1], keys.parts(case))
+        if what:
+            console.print(f"{case.name} is trained anew: its {what} changed")
+            untrained.append(case)
+    return untrained
 
 
 def _check(plan: list[Case], settings: CompareSettings, data: LightningDataModule) -> list[str]:
@@ -87,7 +112,7 @@ def _check(plan: list[Case], settings: CompareSettings, data: LightningDataModul
     networks = make_networks(classifiers[0].net.model, conditions(settings), settings)
     with blame("data"):
         classes = getattr(data, "num_classes", None)
-        batch = next(iter(held_out(data)), None)
+        batch = next(iter(held_out(data, settings.batch_first)), None)
     if batch is None:
         raise ConfigError("the data have no test samples to evaluate the models on")
     x, y = classifiers[0].labelled(batch)
@@ -110,19 +135,19 @@ def _check(plan: list[Case], settings: CompareSettings, data: LightningDataModul
 
 def _train_all(
     plan: list[Case],
+    untrained: list[Case],
     settings: CompareSettings,
-    data_of: Callable[[int | None], LightningDataModule],
+    keys: Keys,
     folder: Path,
     progress: Progress,
 ) -> None:
     epochs = settings.training.epochs
     task = progress.add_task("training", total=len(plan) * epochs)
-    for case in plan:
-        if model_path(case, folder).exists():
-            progress.advance(task, epochs)
-            continue
+    progress.advance(task, (len(plan) - len(untrained)) * epochs)
+    for case in untrained:
+        made_of = keys.parts(case)
         progress.update(task, description=f"training {case.name}")
-        train(case, settings, data_of(case.fold), folder, lambda: progress.advance(task))
+        train(case, settings, keys.data_of(case.fold), folder, made_of, lambda: progress.advance(task))
         progress.console.print(f"trained {case.name}")
     progress.update(task, description="training")
 
@@ -130,25 +155,26 @@ def _train_all(
 def _evaluate_all(
     plan: list[Case],
     settings: CompareSettings,
-    data_of: Callable[[int | None], LightningDataModule],
+    keys: Keys,
     folder: Path,
-    rows: list[Row],
+    cells: Cells,
+    measures: list[str],
     progress: Progress,
 ) -> list[Row]:
     wanted = conditions(settings)
-    done = {(row.case, row.condition) for row in rows}
     task = progress.add_task("evaluating", total=len(plan))
     for case in plan:
-        missing = [condition for condition in wanted if (case, condition) not in done]
+        missing = [c for c in wanted if list(cells.get(keys.row(case, c), ())) != measures]
         if missing:
             progress.update(task, description=f"evaluating {case.name}")
             networks = make_networks(load_model(case, settings, folder), missing, settings)
-            tallies = evaluate(networks, held_out(data_of(case.fold)))
-            rows = rows + [Row(case, condition, tally.measures()) for condition, tally in tallies.items()]
-            write_rows(folder / RESULTS, rows)
+            tallies = evaluate(networks, held_out(keys.data_of(case.fold), settings.batch_first))
+            cells |= {keys.row(case, condition): tally.measures() for condition, tally in tallies.items()}
+            write_cells(folder / CELLS, cells)
         progress.advance(task)
     progress.update(task, description="evaluating")
-    return rows
+    found = [(case, condition, keys.row(case, condition)) for case in plan for condition in wanted]
+    return [Row(case, condition, cells[key], key) for case, condition, key in found]
 
 
 def _progress(console: Console) -> Progress:

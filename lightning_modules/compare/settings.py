@@ -77,6 +77,7 @@ class CompareSettings:
         model_args: its keyword arguments.
         seeds: one training of every method per seed: initial weights, data order, dropout and schedules.
         folds: cross-validation: fold i of the data with the i-th seed, so as many folds as seeds.
+        batch_first: whether the data's x is (B, T, ...); it is turned to (T, B, ...) before the model gets it.
         training, evaluation: see there.
         execution: options of `snn_async.asynchronize`, but for `CHOSEN`, that training and evaluation share.
     """
@@ -85,6 +86,7 @@ class CompareSettings:
     model_args: dict[str, Any] = field(default_factory=dict)
     seeds: Sequence[int] = (0, 1)
     folds: int | None = None
+    batch_first: bool = False
     training: Training = field(default_factory=Training)
     execution: dict[str, Any] = field(default_factory=dict)
     evaluation: Evaluation = field(default_factory=Evaluation)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from lightning_modules.compare.results import Row, in_percent, over_seeds
+from .results import Row, in_percent, over_seeds
 
 HEADERS = (
     "training",

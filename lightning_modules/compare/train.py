@@ -9,16 +9,17 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
-from torch import nn
+from torch import Tensor, nn
 
-from lightning_modules.compare.plan import Case
-from lightning_modules.compare.settings import CompareSettings
-from lightning_modules.models.make_model import make_model
-from lightning_modules.output_files import write_whole
-from lightning_modules.training.checkpoints import check_architecture, network_of, read_checkpoint
-from lightning_modules.training.classifier import SpikingClassifier
-from lightning_modules.training.lightning_warnings import quiet_lightning
 from snn_async.errors import CheckpointError
+
+from ..models.make_model import make_model
+from ..output_files import write_whole
+from ..training.checkpoints import check_architecture, kept, network_of, read_checkpoint
+from ..training.classifier import SpikingClassifier
+from ..training.lightning_warnings import quiet_lightning
+from .plan import Case
+from .settings import CompareSettings
 
 
 def initial_model(case: Case, settings: CompareSettings) -> nn.Module:
@@ -37,6 +38,7 @@ def make_classifier(case: Case, settings: CompareSettings) -> SpikingClassifier:
     return SpikingClassifier(
         initial_model(case, settings),
         execution="layered" if layered else "asynchronous",
+        batch_first=settings.batch_first,
         forward_group_size=training.forward_group_size,
         refractory_dropout=training.refractory_dropout,
         spike_penalty=training.spike_penalty,
@@ -53,10 +55,16 @@ def train(
     settings: CompareSettings,
     data: pl.LightningDataModule,
     folder: Path,
+    made_of: dict[str, str],
     report: Callable[[], None],
 ) -> None:
-    """Train and write `folder`/models/NAME.ckpt, whole or not at all; metrics go to logs/NAME/metrics.csv."""
+    """Train and write `folder`/models/NAME.ckpt, whole or not at all; metrics go to logs/NAME/metrics.csv.
+
+    Args:
+        made_of: fingerprints, see `Keys.parts`; the checkpoint keeps them.
+    """
     classifier, best = make_classifier(case, settings), settings.training.select == "best"
+    classifier.made_of = made_of
     callbacks: list[Any] = [LambdaCallback(on_train_epoch_end=lambda *_: report())]
     models = folder / "models"
     keeper = ModelCheckpoint(
@@ -94,19 +102,27 @@ def model_path(case: Case, folder: Path) -> Path:
     return folder / "models" / f"{case.name}.ckpt"
 
 
+def read_model(case: Case, folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return a checkpoint's parameters and buffers, and the fingerprints of what it was made of.
+
+    Raises:
+        CheckpointError: if the file is damaged.
+    """
+    path = model_path(case, folder)
+    try:
+        checkpoint = read_checkpoint(path)
+        return network_of(checkpoint, repr(str(path))), kept(checkpoint, "made_of", repr(str(path)))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; delete it to train this model again, or use --overwrite") from error
+
+
 def load_model(case: Case, settings: CompareSettings, folder: Path) -> nn.Module:
     """Return the trained source model.
 
     Raises:
-        CheckpointError: if the file is damaged, or the factory makes another architecture than it did when
-            the model was trained.
+        CheckpointError: if the file is damaged, or of another architecture.
     """
-    classifier = make_classifier(case, settings)
-    path = model_path(case, folder)
-    try:
-        saved = network_of(read_checkpoint(path), repr(str(path)))
-    except CheckpointError as error:
-        raise CheckpointError(f"{error}; delete it to train this model again, or use --overwrite") from error
-    check_architecture(saved, classifier.state_dict(), repr(str(path)))
+    classifier, (saved, _) = make_classifier(case, settings), read_model(case, folder)
+    check_architecture(saved, classifier.state_dict(), repr(str(model_path(case, folder))))
     classifier.load_state_dict(saved)
     return classifier.net.model.eval()

@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 from pytorch_lightning.utilities import rank_zero_info
 
-from lightning_modules.data.event_data import EventData
-from lightning_modules.data.event_frames import Frames, bin_archive
-from lightning_modules.output_files import check_writable
 from snn_async.data.archive import Recordings, read_npz, write_npz
 from snn_async.data.camera import SaccadeCamera
 from snn_async.data.events import SensorSize
 from snn_async.data.options import at_least
 from snn_async.errors import ConfigError, DataError
+
+from ..output_files import check_writable
+from .event_data import EventData
+from .event_frames import Frames, bin_archive
 
 CACHE_VERSION = 1  # raise when the camera or the binning changes what it returns
 

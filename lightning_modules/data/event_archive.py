@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from lightning_modules.data.event_data import EventData
-from lightning_modules.data.event_frames import Frames, bin_archive
 from snn_async.data.archive import Recordings, load_archive
 from snn_async.data.events import SensorSize, crop
 from snn_async.data.options import at_least, checked, plain
 from snn_async.errors import ConfigError
+
+from .event_data import EventData
+from .event_frames import Frames, bin_archive
 
 
 class EventArchive(EventData):

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_modules.data.event_frames import Frames, time_first
-from lightning_modules.data.split_data import SplitData
 from snn_async.data.events import SensorSize
 from snn_async.errors import ConfigError
+
+from .event_frames import Frames, time_first
+from .split_data import SplitData
 
 
 class EventData(SplitData):

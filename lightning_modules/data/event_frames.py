@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from lightning_modules.data.split_data import Batch
 from snn_async.data.archive import Recordings
 from snn_async.data.events import SensorSize, bin_events
 from snn_async.errors import DataError
+
+from .split_data import Batch
 
 MAX_BYTES = 8 * 2**30
 

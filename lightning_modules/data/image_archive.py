@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lightning_modules.data.image_reading import Images, load_images
-from lightning_modules.data.image_transforms import Repeat, moved, statistics
-from lightning_modules.data.split_data import Batch, SplitData
-from lightning_modules.training.epoch_seeds import EpochSeeds
 from snn_async.data.options import at_least
 from snn_async.errors import ConfigError
+
+from ..training.epoch_seeds import EpochSeeds
+from .image_reading import Images, load_images
+from .image_transforms import Repeat, moved, statistics
+from .split_data import Batch, SplitData
 
 
 class ImageArchive(SplitData):

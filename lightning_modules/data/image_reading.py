@@ -8,7 +8,7 @@ from zipfile import BadZipFile, ZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from snn_async.data.archive import MAX_CLASSES, read_npz
+from snn_async.data.archive import MAX_CLASSES, check_expansion, read_npz
 from snn_async.errors import DataError
 
 PIXELS, JPEG = ("image", "label"), ("jpeg", "offset", "label")
@@ -80,6 +80,7 @@ def _decoded(jpeg: NDArray, offset: NDArray) -> NDArray[np.uint8]:
         )
     files = (jpeg[start:end].tobytes() for start, end in zip(ends, ends[1:], strict=False))
     first = _image(0, next(files))
+    check_expansion((len(ends) - 1) * first.size, len(jpeg), "the images")
     pixels = np.empty((len(ends) - 1, *first.shape), np.uint8)
     pixels[0] = first
     for i, content in enumerate(files, start=1):
@@ -98,7 +99,10 @@ def _image(number: int, content: bytes) -> NDArray[np.uint8]:
 
     try:
         with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
+            check_expansion(3 * image.width * image.height, len(content), f"image {number}")
             pixels = np.asarray(image if image.mode == "L" else image.convert("RGB"))
+    except DataError:
+        raise
     except Exception as error:  # foreign bytes
         raise DataError(
             f"image {number} ({len(content)} bytes) is no whole JPEG ({type(error).__name__}: {error}); write it again"

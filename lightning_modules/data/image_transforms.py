@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_modules.data.split_data import Batch
+from .split_data import Batch
 
 
 @dataclass(frozen=True)

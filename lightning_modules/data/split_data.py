@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_modules.data.split import Split
 from snn_async.data.options import at_least
 from snn_async.errors import ConfigError
+
+from .split import Split
 
 
 class Batch(NamedTuple):

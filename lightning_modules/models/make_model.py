@@ -1,14 +1,18 @@
 """How a configuration names any factory of networks, and calling it."""
 
 import importlib
+import importlib.util
 import inspect
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from lightning_modules.user_errors import blame
-from snn_async.errors import ConfigError
+from snn_async.errors import CheckpointError, ConfigError
+
+from ..user_errors import OURS, blame, is_own
 
 
 def find_factory(path: str) -> Callable[..., nn.Module]:
@@ -57,6 +61,30 @@ def make_model(path: str, arguments: Mapping[str, Any] | None = None) -> nn.Modu
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model={path!r} returned a {type(model).__name__}, not a torch.nn.Module")
     return model
+
+
+def check_may_be_called(path: str) -> None:
+    """Ask whether a checkpoint may name `path` for the factory of its network.
+
+    A file that came from elsewhere must not choose what runs here: this package's models and the user's own code may
+    be named, the standard library and installed packages not, whatever the user's code imports from them.
+
+    Raises:
+        CheckpointError: if not.
+    """
+    top, _, name = path.partition(":")
+    spec = None if top.startswith("__") else importlib.util.find_spec(top.partition(".")[0])
+    places = [spec.origin] if spec and spec.origin else list((spec and spec.submodule_search_locations) or [])
+    if places and all(Path(place).exists() and (is_own(place) or place.startswith(OURS)) for place in places):
+        factory = getattr(importlib.import_module(top), name, None) if name else None
+        home = sys.modules.get(getattr(factory, "__module__", None) or "")
+        file = Path(getattr(home, "__file__", None) or "/")
+        if file.is_file() and (is_own(str(file)) or Path(__file__).parent in file.parents):
+            return
+    raise CheckpointError(
+        f"the checkpoint names {path!r} for what makes its network, which is neither one of this package's models nor "
+        f"code of yours, so it is not run; if you know it, give it yourself: network={path!r}"
+    )
 
 
 def _check_arguments(factory: Callable[..., nn.Module], what: str, arguments: Mapping[str, Any]) -> None:

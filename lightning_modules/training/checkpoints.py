@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_STORED, ZipFile
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
@@ -26,6 +26,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"ckpt_path={str(path)!r} is no file; give the path of a checkpoint made by `snn-async fit`"
         )
     try:
+        with ZipFile(path) as file:
+            if any(entry.compress_type != ZIP_STORED for entry in file.infolist()):
+                raise ValueError("compressed")  # torch never does, and a small file could fill the memory
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(
@@ -51,14 +54,29 @@ def network_of(checkpoint: Mapping[str, Any], where: str) -> dict[str, Tensor]:
     return saved
 
 
-def check_loadable(checkpoint: Mapping[str, Any], module: pl.LightningModule, resume: bool) -> None:
-    """Ask whether `module` can be loaded from a checkpoint, and go on training with it if `resume`.
+def kept(checkpoint: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
+    """Return a copy of one of a checkpoint's dictionaries, an empty one where it has none of that name.
+
+    Raises:
+        CheckpointError: if something else is in its place.
+    """
+    found = checkpoint.get(name, {})
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        raise CheckpointError(
+            f"{where} is damaged: {name} is no dictionary; give one made by `snn-async fit`"
+        )
+    return dict(found)
+
+
+def check_loadable(checkpoint: Mapping[str, Any], module: Any, resume: bool) -> None:
+    """Ask whether `module`, a `SpikingClassifier`, can be loaded from a checkpoint, and trained on if `resume`.
 
     Raises:
         CheckpointError: if not.
     """
     where = "the checkpoint"
     check_architecture(network_of(checkpoint, where), module.state_dict(), where)
+    check_structure(kept(checkpoint, "structure", where), module.structure, where)
     missing = [name for name in (REQUIRED + PROGRESS if resume else REQUIRED) if name not in checkpoint]
     if missing:
         raise CheckpointError(f"{where} has no {missing[0]!r}; give one made by `snn-async fit`")
@@ -110,4 +128,19 @@ def check_architecture(saved: Mapping[str, Any], own: Mapping[str, Tensor], wher
         raise CheckpointError(
             f"{where} was made for another architecture: {'; '.join(problems[:3])}{more}. "
             "Build the network it was made for, or start without it"
+        )
+
+
+def check_structure(saved: Mapping[str, Any], own: Mapping[str, str], where: str) -> None:
+    """Compare the settings of a saved network's modules, where they were kept, with those of a network.
+
+    Raises:
+        CheckpointError: naming the first that differ.
+    """
+    problems = [f"{k!r} was {saved[k]} and is {own[k]}" for k in own if saved.get(k, own[k]) != own[k]]
+    if problems:
+        more = f" and {len(problems) - 2} more" if len(problems) > 2 else ""
+        raise CheckpointError(
+            f"{where} was made for a network with other settings: {'; '.join(problems[:2])}{more}. Build the network "
+            "it was made for, or take its parameters alone: network.load_state_dict"
         )

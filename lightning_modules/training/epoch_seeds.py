@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, RandomSampler
 
 ORDER, TRAINING, AUGMENTATION = 0, 1, 2**40
@@ -12,14 +13,16 @@ ORDER, TRAINING, AUGMENTATION = 0, 1, 2**40
 class EpochSeeds(Callback):
     """Starts torch's generator anew in every epoch, from (seed, epoch), so that no epoch depends on the past.
 
-    Data order, dropout and, in training, asynchronous schedules come from that generator. The seed is
-    `torch.initial_seed()` of the first fit and is kept in checkpoints. Resuming is exact from checkpoints
-    made at the end of an epoch; `SpikingClassifier` adds this callback by itself.
+    Data order, dropout and, in training, asynchronous schedules come from that generator, whatever the number of worker
+    processes; only what a data set draws itself comes from its process's generator, so that it differs with their
+    number. The seed is `torch.initial_seed()` of the first fit and is kept in checkpoints. Resuming is exact from
+    checkpoints made at the end of an epoch; `SpikingClassifier` adds this callback by itself.
     """
 
     def __init__(self) -> None:
         self.seed: int | None = None
         self.next_epoch = 0
+        self.started = False
 
     def state_dict(self) -> dict[str, Any]:
         return {"seed": self.seed, "next_epoch": self.next_epoch}
@@ -30,18 +33,20 @@ class EpochSeeds(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.seed is None:
             self.seed = torch.initial_seed()
-        # Worker processes ask for their first indices before the first epoch's start.
-        self._restart(self.next_epoch, ORDER)
+        self.started = False
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.next_epoch = trainer.current_epoch
         self._restart(self.next_epoch, ORDER)
-        # Without workers the loader may or may not have drawn from torch's generator by now; the order of the
-        # data must not depend on that.
-        loaders = trainer.train_dataloader
-        for loader in loaders if isinstance(loaders, list) else [loaders]:
-            if isinstance(loader, DataLoader) and not loader.num_workers:
-                self._seed_sampler(loader.sampler)
+        # The loader may or may not have drawn from torch's generator by now; the order of the data must not depend on
+        # that.
+        found = [loader for loader in tree_leaves(trainer.train_dataloader) if isinstance(loader, DataLoader)]
+        for loader in found:
+            self._seed_sampler(loader.sampler)
+        if not self.started and any(loader.num_workers for loader in found):
+            # Workers were given their first indices when Lightning made the iterator, before any hook of the epoch.
+            iter(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
+        self.started = True
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int

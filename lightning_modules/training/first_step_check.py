@@ -7,8 +7,8 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.seed import isolate_rng
 
-from lightning_modules.training.classifier import SpikingClassifier
-from lightning_modules.user_errors import blame
+from ..user_errors import blame
+from .classifier import SpikingClassifier
 
 
 def check_first_step(

@@ -5,10 +5,11 @@ from typing import Any
 import pytorch_lightning as pl
 from torch import Tensor, nn
 
-from lightning_modules.training.run_summary import RunSummary, summary_of
-from lightning_modules.training.source_run import has_batch_norm, run_source
 from snn_async import AsyncRun, asynchronize
 from snn_async.errors import OptionError
+
+from .run_summary import RunSummary, summary_of
+from .source_run import has_batch_norm, run_source
 
 
 class NetworkModule(pl.LightningModule):

@@ -5,9 +5,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_modules.training.outputs import output_of
 from snn_async import AsyncRun
 from snn_async.network import Plan
+
+from .outputs import output_of
 
 
 class RunSummary(NamedTuple):

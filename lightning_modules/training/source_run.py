@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lightning_modules.training.outputs import output_of
-from lightning_modules.training.run_summary import RunSummary
 from snn_async.capture.over_time import over_time
 from snn_async.graph import Graph
 from snn_async.network import Plan
+
+from .outputs import output_of
+from .run_summary import RunSummary
 
 FRAMEWORKS = ("snntorch", "spikingjelly")
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 
 from snn_async.errors import InputError, UnsupportedModelError
@@ -28,6 +29,13 @@ def arguments_of(
         InputError: for a tensor that cannot be run, or none at all.
         UnsupportedModelError: for a model of several dtypes or devices, or of another one than float32 and float64.
     """
+    if torch.jit.is_tracing():
+        raise only_runs("torch.jit.trace")
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        raise InputError(
+            "the events of a run cannot be seen by torch.func's transforms (grad, vmap, jvp, jacrev); use "
+            "loss.backward() or torch.autograd.grad, and one batch of samples instead of vmap"
+        )
     dtype, device = kind_of(model)
     indexed = any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in model.modules())
     tensors = tensors_among(args, kwargs)
@@ -51,7 +59,17 @@ def arguments_of(
     return found
 
 
+def only_runs(how: str) -> InputError:
+    """Return the error for who wants a network as a program rather than its results."""
+    return InputError(
+        f"{how} cannot follow the events of an asynchronous run, which depend on values; export or compile the source "
+        "model, `net.model`"
+    )
+
+
 def _check(x: Tensor, device: torch.device) -> None:
+    if isinstance(x, FakeTensor):
+        raise only_runs("torch.export (or what else calls the network with fake tensors)")
     if x.layout != torch.strided or x.is_quantized or x.is_nested:
         raise InputError(
             f"x is a sparse, quantized or nested tensor ({x.layout}); pass a dense one: x.to_dense()"
@@ -81,6 +99,11 @@ def kind_of(model: nn.Module) -> tuple[torch.dtype, torch.device]:
         raise UnsupportedModelError(
             f"the model's weights are {sorted(f'{d} on {v}' for d, v in kinds)}; engines run float32 or "
             "float64 on one device: use model.float()"
+        )
+    if weights[0].is_meta:
+        raise UnsupportedModelError(
+            "the model is on the device 'meta', where weights have no values; load them: model.to_empty(device='cpu'), "
+            "then load_state_dict"
         )
     return kinds.pop()
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch import Tensor
 from torch.fx import Node
 
@@ -27,7 +28,7 @@ from snn_async.errors import UnsupportedModelError
 from snn_async.frameworks.libraries import adapter_of
 from snn_async.graph import INPUT, Graph, Junction, Population, Projection
 from snn_async.graph.grids import Grid, size_of
-from snn_async.graph.synapses import Synapses
+from snn_async.graph.synapses import Synapses, wiring
 
 
 class Term(NamedTuple):
@@ -85,6 +86,8 @@ class Assembly:
         for before in fold.memories:
             self._from_input(before)
             self.inputs[before] = self.inputs.pop(before)  # after all others
+        for cell in fold.cells:
+            self._start(cell.name)
         self.graph = Graph(
             self._populations,
             self._projections,
@@ -105,6 +108,16 @@ class Assembly:
         self._populations.append(
             Population(cell.name, size_of(grid), neuron, grid, shape, detached=cell.detached)
         )
+
+    def _start(self, name: str) -> None:
+        """Let a population that gets last timestep's spikes alone take its turn when the input arrives."""
+        delays = {projection.delayed for projection in self._projections if projection.target == name}
+        if delays == {True} and self.inputs:
+            source = next(iter(self.inputs.values()))
+            grids = self.input_grids[source], self._grids[name]
+            nothing = np.zeros(0, np.int64)
+            synapses = wiring("start", *grids, 1, nothing, nothing, np.zeros(0))
+            self._add(source, name, Segment(synapses, None, (), ()), [], False, 0, False)
 
     @property
     def _grids(self) -> dict[str, Grid]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from snn_async.capture.arguments import tensors_among
 from snn_async.capture.assembling import Assembly
-from snn_async.capture.cells import Cell, cells_of
+from snn_async.capture.cells import Cell, cells_of, starts_from_rest
 from snn_async.capture.expression import Values, run_node
 from snn_async.capture.folding import Fold
 from snn_async.capture.kinds import Dependencies, Kind, storage_of
@@ -20,7 +20,7 @@ from snn_async.capture.program import Encoded, Program, Shown
 from snn_async.capture.recording import CallError, Recording, record, tensors_of
 from snn_async.capture.simplifying import simplify
 from snn_async.errors import SnnAsyncError, UnsupportedModelError
-from snn_async.frameworks.libraries import adapter_of, check_module
+from snn_async.frameworks.libraries import adapter_of, check_module, describe
 from snn_async.graph import Graph
 
 _SOON = 3.0  # seconds, after which a capture says that it is at work
@@ -85,9 +85,9 @@ def _capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     check_model(model)
     try:
         recording = _record(model, args, kwargs, outside=False)
-        cells = cells_of(recording, Dependencies(recording))
-    except SnnAsyncError as error:
+    except CallError as error:
         return _outside(model, args, kwargs, error)
+    cells = cells_of(recording, Dependencies(recording))
     if not cells:
         raise UnsupportedModelError(
             f"{type(model).__name__} has no spiking neurons of snnTorch or SpikingJelly in its forward"
@@ -108,6 +108,11 @@ def check_model(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise UnsupportedModelError(f"the model is a {type(model).__name__}; pass a torch.nn.Module")
     for path, module in model.named_modules():
+        if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
+            raise UnsupportedModelError(
+                f"{describe(path, module)} is compiled, and what was compiled cannot be followed; pass the module as "
+                "it was before torch.compile"
+            )
         check_module(path, module)
         adapter: Any = adapter_of(module)
         if adapter is not None and adapter.is_neuron(module):
@@ -116,37 +121,32 @@ def check_model(model: nn.Module) -> nn.Module:
 
 
 def _outside(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], error: SnnAsyncError | None
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], error: CallError | None
 ) -> Captured:
     """Capture a model whose forward is one timestep; `error` is what its own call with the whole sequence raised."""
     try:
         recording = _record(model, args, kwargs, outside=True)
-        cells = cells_of(recording, Dependencies(recording))
-    except SnnAsyncError as other:
-        if isinstance(error, CallError) and isinstance(other, CallError):
-            raise CallError(f"{error}; called with one timestep: {other}") from other
-        raise (other if error is None or isinstance(error, CallError) else error) from other
+    except CallError as other:
+        raise (other if error is None else error.or_else(other)) from other
+    cells = cells_of(recording, Dependencies(recording))
+    steps = len(tensors_among(args, kwargs)[0])
+    for cell in cells:
+        called = [node.args[2] * steps // len(recording.calls) for node in cell.calls]
+        if len(cell.calls) > 1 and called != [*range(steps)]:  # it loops over something else than time
+            raise error or UnsupportedModelError(f"{cell.name!r} is called several times in a timestep")
     return _captured(model, recording, cells, outside=True)
 
 
 def _captured(model: nn.Module, recording: Recording, cells: list[Cell], outside: bool) -> Captured:
-    _check_continued(cells)
+    if all(cell.sequence or len(cell.calls) == 1 for cell in cells):
+        modules = [cell.module for cell in cells]
+        for cell in cells:
+            if modules.count(cell.module) > 1:
+                raise starts_from_rest(recording.place(cell.calls[0]), cell.name)
     dependencies = Dependencies(recording)
     _check_written(recording, dependencies)
     fold = Fold(recording, dependencies, cells)
     return Captured(model, fold, outside)
-
-
-def _check_continued(cells: list[Cell]) -> None:
-    """Raise UnsupportedModelError for neurons that are called again and again without going on with their states."""
-    if all(cell.sequence or len(cell.calls) == 1 for cell in cells):
-        paths = [cell.module for cell in cells]
-        again = next((cell for cell in cells if paths.count(cell.module) > 1), None)
-        if again is not None:
-            raise UnsupportedModelError(
-                f"{again.name!r} starts from rest in every timestep; let it keep its state (snnTorch: init_hidden, "
-                "or pass its states in and out of the forward; reset it before the time loop, not within)"
-            )
 
 
 def _check_written(recording: Recording, dependencies: Dependencies) -> None:

@@ -92,10 +92,12 @@ def _continued(
         if source.target is getitem and source.args[0] in of_call and source.args[1] in own:
             found.add(source.args[0])
             cuts.add(detached)
+        elif name_of(source) == "select" and source.args[0].args[0] in of_call:
+            raise several_sequences(recording.place(node), call.path)
         elif dependencies.kinds[state] == Kind.CORE:
             raise UnsupportedModelError(
-                f"{recording.place(node)}: {call.path!r} goes on with a state that is computed between two calls of "
-                f"it, at {recording.place(state)} ({name_of(source)}); pass the state on as the neuron returned it"
+                f"{recording.place(node)}: {call.path!r} goes on with {_what(recording, source, of_call)}; pass its "
+                "states on as it returned them, in their order"
             )
     if len(found) > 1:
         raise UnsupportedModelError(
@@ -121,7 +123,17 @@ def _continued(
     return cell
 
 
-def timesteps_of(cells: list[Cell]) -> int:
+def _what(recording: Recording, source: Node, of_call: dict[Node, Cell]) -> str:
+    """Return what a state is that no call returned as that state, in words."""
+    if source.target is getitem and source.args[0] in of_call:
+        what = f"state {source.args[1]}" if source.args[1] else "spikes"
+        return f"{what} of {recording.calls[source.args[0].args[2]].path!r} in the place of another state"
+    return (
+        f"a state that is computed between two calls of it, at {recording.place(source)} ({name_of(source)})"
+    )
+
+
+def timesteps_of(recording: Recording, cells: list[Cell]) -> int:
     """Return T, the number of timesteps that every cell runs.
 
     Raises:
@@ -129,22 +141,41 @@ def timesteps_of(cells: list[Cell]) -> int:
     """
     for cell in cells:
         if cell.sequence and len(cell.calls) > 1:
-            raise UnsupportedModelError(
-                f"{cell.name!r} is called with several sequences, one after another, and keeps its state; call it once"
-            )
+            raise several_sequences(recording.place(cell.calls[1]), cell.name)
     counts = {
         cell.name: int(value_of(cell.calls[0].args[0]).shape[0]) if cell.sequence else len(cell.calls)
         for cell in cells
     }
-    if len({cell.sequence for cell in cells}) > 1 and len(set(counts.values())) > 1:
+    steps = max(counts.values())
+    odd = next((cell for cell in cells if counts[cell.name] != steps), None)
+    if odd is None:
+        return steps
+    place = recording.place(odd.calls[0])
+    if len({cell.sequence for cell in cells}) > 1:
         raise UnsupportedModelError(
-            f"{[c.name for c in cells if c.sequence]} take whole sequences, other neurons single timesteps; use one "
-            "step_mode for all (functional.set_step_mode)"
+            f"{place}: {[c.name for c in cells if c.sequence]} take whole sequences, {odd.name!r} is called for single "
+            "timesteps; use one step_mode for all (functional.set_step_mode)"
         )
-    if len(set(counts.values())) > 1:
-        listed = ", ".join(f"{name!r} {n} times" for name, n in counts.items())
-        raise UnsupportedModelError(
-            f"the neurons are not all called once in every timestep: {listed}. A neuron that is called twice in a "
-            "timestep needs a state of its own for each call (snnTorch: pass them, SpikingJelly: two modules)"
-        )
-    return next(iter(counts.values()))
+    if counts[odd.name] == 1 and sum(cell.module is odd.module for cell in cells) == steps:
+        raise starts_from_rest(place, odd.name)
+    raise UnsupportedModelError(
+        f"{place}: {odd.name!r} is called in {counts[odd.name]} timesteps, other neurons in {steps}; call every neuron "
+        "in every timestep, and one that serves several layers with a state of its own for each (snnTorch: pass them, "
+        "SpikingJelly: a module for each)"
+    )
+
+
+def several_sequences(place: str, name: str) -> UnsupportedModelError:
+    """Return the error for a neuron that goes on from one sequence to another."""
+    return UnsupportedModelError(
+        f"{place}: {name!r} is called with several sequences, one after another, and keeps its state; call it once, "
+        "with torch.cat of them, or reset it between them"
+    )
+
+
+def starts_from_rest(place: str, name: str) -> UnsupportedModelError:
+    """Return the error for a neuron that forgets in every timestep what it held."""
+    return UnsupportedModelError(
+        f"{place}: {name!r} starts from rest in every timestep; let it keep its state (snnTorch: init_hidden, or pass "
+        "its states in and out of the forward; reset it before the time loop, not within)"
+    )

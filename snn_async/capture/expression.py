@@ -10,21 +10,27 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from snn_async.capture.kinds import SHAPE_ONLY, is_random, name_of, tensors_in, value_of
+from snn_async.capture.operators import RESHAPES, plain_name
 from snn_async.capture.recording import FUNCTION
 from snn_async.errors import UnsupportedModelError
 
 Values = dict[Node, Any]
 
 
-def run_node(node: Node, values: Mapping[Node, Any]) -> Any:
-    """Return what a node's operator gives for the values of its operands."""
+def run_node(node: Node, values: Mapping[Node, Any], given: tuple[Any, ...] | None = None) -> Any:
+    """Return what a node's operator gives for the values of its operands.
+
+    Args:
+        given: other arguments than it was recorded with.
+    """
+    inputs = (node.args if given is None else given, node.kwargs)
     if name_of(node) == "batch_norm":  # whose running statistics take no gradient
-        args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
+        args, kwargs = map_arg(inputs, values.__getitem__)
         args = (*args[:3], *(None if value is None else value.detach() for value in args[3:5]), *args[5:])
     elif name_of(node) in SHAPE_ONLY:
-        args, kwargs = map_arg((node.args, node.kwargs), lambda n: values[n] if n in values else _blank(n))
+        args, kwargs = map_arg(inputs, lambda n: values[n] if n in values else _blank(n))
     else:
-        args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
+        args, kwargs = map_arg(inputs, values.__getitem__)
     if node.target is FUNCTION:
         return node.meta["function"].apply(args[0])
     with torch.set_grad_enabled(torch.is_grad_enabled() and not node.meta["no_grad"]):
@@ -75,7 +81,7 @@ class Expression:
                 f"{place}: {name_of(drawn)} draws random numbers within an operator between neurons that is called "
                 "whenever events need it; call model.eval(), set its rate to 0, or put it on spikes"
             )
-        self._order, self.lives = order, tuple(lives)
+        self._order, self.lives, self._any_rows = order, tuple(lives), False
 
     def _per_row(self, count: int) -> int:
         if count % self.slots:
@@ -88,6 +94,8 @@ class Expression:
     def __call__(self, rows: Tensor, values: Sequence[Tensor]) -> Tensor:
         """Return (R, m) for rows (R, n), and the values of `lives`."""
         given = dict(zip(self.lives, values, strict=True))
+        if self._any_rows:
+            return self._at_once(rows, given)
         results = [self._block(block, given) for block in rows.split(self.slots)]
         return torch.cat(results) if len(results) != 1 else results[0]
 
@@ -102,10 +110,54 @@ class Expression:
             env[node] = run_node(node, env)
         return env[self.node].reshape(self.slots, self._rows_out)[:count].to(rows.dtype)
 
+    def _at_once(self, rows: Tensor, given: Values) -> Tensor:
+        """The same, with the sizes that operators were given fitted to R rows, as one timestep of R samples."""
+        count, env = len(rows), dict(given)
+        for source, shape, part in zip(self.sources, self._shapes, rows.split(self.sizes, 1), strict=True):
+            env[source] = part.reshape(self._fitted(shape, count)).to(value_of(source).dtype)
+        for node in self._order:
+            args = (
+                tuple(self._fitted(arg, count) for arg in node.args) if plain_name(node) in RESHAPES else None
+            )
+            env[node] = run_node(node, env, args)
+        return env[self.node].reshape(count, self._rows_out).to(rows.dtype)
+
+    def _fitted(self, sizes: Any, count: int) -> Any:
+        """Return a list of sizes that begins with those of timesteps and samples, or of both as one, for `count`."""
+        if not isinstance(sizes, list | tuple) or not all(isinstance(size, int) for size in sizes):
+            return sizes
+        if sizes[:1] in ([self.slots], (self.slots,)):
+            return [count, *sizes[1:]]
+        return [1, count, *sizes[2:]] if math.prod(sizes[:2]) == self.slots and len(sizes) > 1 else sizes
+
+    def _fits(self, values: Sequence[Tensor], like: Tensor) -> bool:
+        """Return whether any number of rows can be computed at once: whether that gives the same."""
+        generator = torch.Generator().manual_seed(1)
+        rows = torch.randn((self.slots + 1, sum(self.sizes)), generator=generator, dtype=torch.float64).to(
+            like
+        )
+        given = dict(zip(self.lives, values, strict=True))
+        tolerance = 1e-10 if like.dtype == torch.float64 else 1e-4
+        with torch.no_grad():
+            expected = self(rows, values)
+            for count in (1, self.slots + 1):
+                try:
+                    found = self._at_once(rows[:count], given)
+                except (RuntimeError, IndexError, ValueError, TypeError):
+                    return False
+                scale = 1 + float(expected.abs().max()) if expected.numel() else 1.0
+                part = expected[:count]
+                if not torch.allclose(found, part, rtol=0, atol=tolerance * scale, equal_nan=True):
+                    return False
+        return True
+
     def check(self, values: Sequence[Tensor], like: Tensor) -> None:
         """Raise UnsupportedModelError unless each row gives its own result, whatever the others are."""
-        if self.slots == 1:
-            return
+        if self.slots > 1:
+            self._check_rows(values, like)
+        self._any_rows = self._fits(values, like)
+
+    def _check_rows(self, values: Sequence[Tensor], like: Tensor) -> None:
         generator = torch.Generator().manual_seed(0)
         shape = (self.slots, sum(self.sizes))
         one, other = (torch.randn(shape, generator=generator, dtype=torch.float64).to(like) for _ in range(2))

@@ -25,7 +25,7 @@ from snn_async.capture.kinds import (
     tensors_in,
     value_of,
 )
-from snn_async.capture.operators import carries_weights, data_of, plain_name
+from snn_async.capture.operators import ADDITIONS, carries_weights, data_of, plain_name
 from snn_async.capture.recording import FUNCTION, Recording
 from snn_async.errors import UnsupportedModelError
 
@@ -58,7 +58,7 @@ class Fold:
 
     def __init__(self, recording: Recording, dependencies: Dependencies, cells: list[Cell]) -> None:
         self.recording, self.dependencies, self.cells = recording, dependencies, cells
-        self.steps = timesteps_of(cells)
+        self.steps = timesteps_of(recording, cells)
         self.last = self.steps - 1
         shape = shape_of(cells[0].calls[0].args[0])
         self.samples = shape[1] if cells[0].sequence else shape[0]
@@ -212,6 +212,8 @@ class Fold:
             if is_dropout(node):
                 self.dropouts[node] = [node] if time is None else [node] * self.steps
             crossing = self.crossing(node, time)
+            if time is None:
+                self._check_constant(node)
             if crossing is None:
                 stack += [(operand, time) for operand in reversed(tensors_in((node.args, node.kwargs)))]
                 continue
@@ -232,6 +234,21 @@ class Fold:
                 f"{self.recording.place(node)}: {'detach' if not node.meta['no_grad'] else 'no_grad'} between neurons "
                 "cuts the gradient of events; detach states or the result instead, or take parameters' gradients away"
             )
+
+    def _check_constant(self, node: Node) -> None:
+        """Raise UnsupportedModelError for an operator on all timesteps with a weight of its own for each of them."""
+        shape = shape_of(node) if isinstance(value_of(node), Tensor) else ()
+        if plain_name(node) not in ADDITIONS | {"mul", "multiply", "div", "divide", "true_divide"}:
+            return
+        for operand in tensors_in(node.args):
+            own = shape_of(operand)
+            live = self.dependencies.kinds[operand] == Kind.LIVE and len(own) == len(shape)
+            if live and own[0] == self.steps > 1 and shape[:2] == (self.steps, self.samples):
+                raise UnsupportedModelError(
+                    f"{self.recording.place(node)}: {plain_name(node)} takes a tensor of shape {own}, with a value for "
+                    "each timestep, on all of them at once; do it in a time loop (step_mode 's'), where timesteps may "
+                    "differ in their parameters' values"
+                )
 
     def _earlier(self) -> list[int]:
         """Return the timesteps before the last one, the one in which memories are found first."""
@@ -319,9 +336,13 @@ class Fold:
 
     def _differ(self, cell: Cell, t: int, now: Node, then: Node) -> UnsupportedModelError:
         places = " and ".join(dict.fromkeys((self._words(now), self._words(then))))
+        weights = self.dependencies.kinds[now] == self.dependencies.kinds[then] == Kind.LIVE
+        layers = (
+            f" (if {cell.name!r} serves several layers, give each a neuron of its own)" if weights else ""
+        )
         return UnsupportedModelError(
             f"timesteps {t} and {self.last} differ in what reaches {cell.name!r}: {places}; every timestep must be the "
-            "same, and take from other neurons only what they sent in this timestep or the last one"
+            f"same{layers}, and take from other neurons only what they sent in this timestep or the last one"
         )
 
     def _words(self, node: Node) -> str:

@@ -1,13 +1,12 @@
 """A model's forward, run once on fake tensors: every operator that it calls, as a graph, its neurons as opaque ones."""
 
+import copy
 import functools
 import logging
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -16,14 +15,13 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import FunctionCtx
 from torch.func import functional_call
 from torch.fx import Graph, Node
-from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_proxy_mode, make_fx
+from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_proxy_mode
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import _disable_current_modes
 
+from snn_async.capture.tracing import NOT_OWN, Place, line_of, needs_values, trace
 from snn_async.errors import SnnAsyncError, UnsupportedModelError
-from snn_async.frameworks.calls import replaced, settings_of
+from snn_async.frameworks.calls import held_between_calls, replaced, settings_of
 
 _LIBRARY = torch.library.Library("snn_async", "DEF")
 _LIBRARY.define("neuron(Tensor current, Tensor[] states, int call, int count) -> Tensor[]")
@@ -64,30 +62,20 @@ def _like_given(tensors: list[Tensor], call: int) -> list[Tensor]:
 _LIBRARY.impl("function", _like_given, "CompositeExplicitAutograd")
 torch.library.register_fake("snn_async::function", _like_given, lib=_LIBRARY)
 
-_TO_VALUES = {Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.__float__, Tensor.__int__, Tensor.__bool__}
-_FACTORIES = {torch.ones, torch.zeros, torch.arange, torch.full, torch.tensor}
-
-
-_NOT_OWN = ("/torch/", "/snn_async/", "/snntorch/", "/spikingjelly/activation_based/")
-
 
 class CallError(UnsupportedModelError):
-    """A forward failed on what it was given."""
+    """A forward failed on what it was given, at a line with a reason."""
 
+    def __init__(self, line: str, reason: str) -> None:
+        super().__init__(f"{line}: {reason}")
+        self.line, self.reason = line, reason
 
-class Place(NamedTuple):
-    """Where an operator was called.
-
-    Attributes:
-        module: path of the innermost module, "" for the model itself.
-        line: "file:line" of the model's own code.
-    """
-
-    module: str
-    line: str
-
-    def __str__(self) -> str:
-        return f"{self.line} (in {self.module!r})" if self.module else self.line
+    def or_else(self, other: "CallError") -> "CallError":
+        """Return the error for a forward that failed on the whole sequence, and on one timestep for another reason."""
+        if other.reason == self.reason:
+            return self
+        place = "" if other.line == self.line else f"{other.line}: "
+        return CallError(self.line, f"{self.reason}; called with one timestep: {place}{other.reason}")
 
 
 class Call(NamedTuple):
@@ -141,13 +129,74 @@ def record(model: nn.Module, call: Callable[..., Any], arguments: Any) -> Record
         arguments: (args, kwargs), of which tensors are inputs in the order in which pytree flattens them.
 
     Raises:
-        UnsupportedModelError: if the forward fails, or depends on the values of tensors.
+        UnsupportedModelError: if the forward fails, or depends on the values of tensors, or on how often it was called.
     """
+    recording, changed = _record(model, call, arguments)
+    if changed:  # the next call is another one
+        before = [vars(module)[name] for module, name in changed]
+        try:
+            for (module, name), value in changed.items():
+                vars(module)[name] = value
+            again, _ = _record(model, call, arguments)
+        finally:
+            for (module, name), value in zip(changed, before, strict=True):
+                vars(module)[name] = value
+        if not _alike(recording, again):
+            names = sorted({name for _, name in changed})
+            raise UnsupportedModelError(
+                f"the forward of {type(model).__name__} changes {names} and computes something else in its next call; "
+                "here every call is the first one: give what changes as an argument of the forward, or set it outside"
+            )
+    return recording
+
+
+_PLAIN = (bool, int, float, str)
+
+
+def _plain_values(model: nn.Module) -> dict[tuple[nn.Module, str], Any]:
+    """Return the numbers and strings that modules hold, alone or in a list or dictionary, but for neurons' states."""
+    found: dict[tuple[nn.Module, str], Any] = {}
+    for module in model.modules():
+        for name, value in vars(module).items():
+            inner = (
+                [*value.values()]
+                if isinstance(value, dict)
+                else value
+                if isinstance(value, list)
+                else [value]
+            )
+            if name[0] != "_" and name != "training" and all(isinstance(v, _PLAIN) for v in inner):
+                found[module, name] = copy.copy(value)
+        for name in held_between_calls(module):
+            found.pop((module, name), None)
+    return found
+
+
+def _alike(first: Recording, second: Recording) -> bool:
+    """Return whether two recordings of a model compute the same."""
+
+    def words(recording: Recording) -> list[Any]:
+        number = {node: i for i, node in enumerate(recording.graph.nodes)}
+        found = [leaf for leaf in pytree.tree_leaves(recording.result) if not isinstance(leaf, Tensor)]
+        for node in recording.graph.nodes:
+            settings = node.meta["function"].kind if node.target is FUNCTION else None
+            found += pytree.tree_leaves(
+                (node.op != "get_attr" and node.target, node.args, node.kwargs, settings)
+            )
+        return [number[leaf] if isinstance(leaf, Node) else leaf for leaf in found]
+
+    constants = zip(first.constants.values(), second.constants.values(), strict=False)
+    return words(first) == words(second) and all(torch.equal(a, b) for a, b in constants)
+
+
+def _record(
+    model: nn.Module, call: Callable[..., Any], arguments: Any
+) -> tuple[Recording, dict[tuple[nn.Module, str], Any]]:
+    """Return a recording, and which plain values of modules the forward changed, as it left them."""
     leaves, spec = pytree.tree_flatten(arguments)
     inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     paths = {id(module): path for path, module in model.named_modules()}
     calls: list[Call] = []
-    places: dict[Node, Place] = {}
     results: list[Any] = []
     given_now: dict[str, Tensor] = {}
 
@@ -165,13 +214,13 @@ def record(model: nn.Module, call: Callable[..., Any], arguments: Any) -> Record
     def run(tensors: list[Tensor], given: list[Tensor]) -> list[Tensor]:
         tensor = iter(given)
         filled = [next(tensor) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        with _Watching(paths, places):
-            given_now.update({f"model.{name}": value for name, value in zip(named, tensors, strict=True)})
-            result = functional_call(_Calling(model, call), given_now, pytree.tree_unflatten(filled, spec))
+        given_now.update({f"model.{name}": value for name, value in zip(named, tensors, strict=True)})
+        result = functional_call(_Calling(model, call), given_now, pytree.tree_unflatten(filled, spec))
         results.append(result)
         return [value for value in pytree.tree_leaves(result) if isinstance(value, Tensor)]
 
     with (
+        _inner_tables_kept(model),
         replaced(model, emit_for),
         _quiet(),
         _functions_whole(),
@@ -181,24 +230,26 @@ def record(model: nn.Module, call: Callable[..., Any], arguments: Any) -> Record
     ):
         named = tensors_of(model)  # with states at rest
         settings = {module: settings_of(module) for module in model.modules()}
+        plain = _plain_values(model)
         for part in model.modules():
             if isinstance(part, _BatchNorm):
                 part.training = False  # it uses its running statistics (`Options.batch_norm`)
         try:
-            module = make_fx(run, tracing_mode="fake", pre_dispatch=True, _allow_non_fake_inputs=True)(
-                list(named.values()), [x.clone() if x.is_inference() else x for x in inputs]
-            )
+            inputs = [x.clone() if x.is_inference() else x for x in inputs]
+            traced = trace(run, list(named.values()), inputs, paths=paths)
         except SnnAsyncError:
             raise
         except Exception as error:
             raise _failed(model, error) from error
-    _note_grad_mode(module.graph)
-    for node in module.graph.nodes:
+        now = _plain_values(model)
+    for node in traced.graph.nodes:
         if node.target is FUNCTION:
             node.meta["function"] = _FUNCTIONS[node.args[1]]
-    constants = {n.target: getattr(module, n.target) for n in module.graph.nodes if n.op == "get_attr"}
     trained = frozenset(name for name, _ in model.named_parameters())
-    return Recording(module.graph, tuple(named), trained, tuple(calls), places, constants, results[0])
+    changed = {key: now[key] for key in plain.keys() & now.keys() if plain[key] != now[key]}
+    return Recording(
+        traced.graph, tuple(named), trained, tuple(calls), traced.places, traced.constants, results[0]
+    ), changed
 
 
 @contextmanager
@@ -246,6 +297,24 @@ def _forward(cls: Any, forward: Callable[..., Any], *args: Any, **kwargs: Any) -
 
 
 @contextmanager
+def _inner_tables_kept(model: nn.Module) -> Iterator[None]:
+    """Put back what the forward changes in lists and dictionaries within those that modules hold."""
+    tables: dict[int, Any] = {}
+    stack = [value for module in model.modules() for value in vars(module).values()]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, dict | list) and id(value) not in tables:
+            tables[id(value)] = (value, copy.copy(value))
+            stack += value.values() if isinstance(value, dict) else value
+    try:
+        yield
+    finally:
+        for table, kept in tables.values():
+            table.clear()
+            (table.update if isinstance(table, dict) else table.extend)(kept)
+
+
+@contextmanager
 def _quiet() -> Iterator[None]:
     """Keep torch from logging operators that fail; the error says it."""
     log = logging.getLogger("torch._subclasses.fake_tensor")
@@ -256,15 +325,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         log.disabled = before
-
-
-def _note_grad_mode(graph: Graph) -> None:
-    """Note which nodes run without gradient, in their `meta["no_grad"]`."""
-    enabled = True
-    for node in graph.nodes:
-        if node.target is torch._C._set_grad_enabled:
-            enabled = bool(node.args[0])
-        node.meta["no_grad"] = not enabled
 
 
 def _check_settings(path: str, module: nn.Module, settings: dict[str, Any], given: dict[str, Tensor]) -> None:
@@ -296,59 +356,6 @@ class _Calling(nn.Module):
         return self._call(self.model, *args, **kwargs)
 
 
-class _Watching(TorchFunctionMode):
-    """Notes where operators are called, and computes what depends on no input at once.
-
-    Integers that a model makes for itself (`torch.ones(n, dtype=int).tolist()`) are numbers to it, not data.
-    """
-
-    def __init__(self, paths: dict[int, str], places: dict[Node, Place]) -> None:
-        self._paths, self._places, self._last = paths, places, None
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in _TO_VALUES and any(isinstance(value, FakeTensor) for value in args):
-            raise _needs_values(str(self._place()))
-        if func is Tensor.register_hook:
-            raise UnsupportedModelError(
-                f"{self._place()}: a hook on the gradient of a tensor would not be called; remove it"
-            )
-        given = [value for value in pytree.tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
-        if not any(isinstance(value, FakeTensor) for value in given) and (given or func in _FACTORIES):
-            with _disable_current_modes():
-                result = func(*args, **kwargs)
-            if given or not result.is_floating_point():
-                return result
-        result = func(*args, **kwargs)
-        self._note()
-        return result
-
-    def _note(self) -> None:
-        mode = get_proxy_mode()
-        if mode is None:
-            return
-        place = None
-        for node in reversed(mode.tracer.graph.nodes):
-            if node is self._last:
-                break
-            place = place or self._place()
-            self._places.setdefault(node, place)
-        self._last = next(iter(reversed(mode.tracer.graph.nodes)))
-
-    def _place(self) -> Place:
-        frame: FrameType | None = sys._getframe(2)
-        path = None
-        while frame is not None:
-            own = frame.f_locals.get("self")
-            if path is None and id(own) in self._paths:
-                path = self._paths[id(own)]
-            name = frame.f_code.co_filename
-            if path is not None and not any(part in name for part in _NOT_OWN):
-                return Place(path, f"{name.rsplit('/', 1)[-1]}:{frame.f_lineno}")
-            frame = frame.f_back
-        return Place(path or "", "the model")
-
-
 def _device(inputs: Sequence[Tensor]) -> str:
     kind = inputs[0].device.type if inputs else "cpu"
     return kind if kind in ("cpu", "cuda") else "cpu"
@@ -358,22 +365,15 @@ def _failed(model: nn.Module, error: Exception) -> UnsupportedModelError:
     line = _own_line(error)
     text = str(error).splitlines()[0] if str(error) else ""
     if type(error).__name__ in ("GuardOnDataDependentSymNode", "DataDependentOutputException"):
-        return _needs_values(line)
-    return CallError(f"{line}: {type(model).__name__} fails on this input: {type(error).__name__}: {text}")
-
-
-def _needs_values(line: str) -> UnsupportedModelError:
-    return UnsupportedModelError(
-        f"{line}: the forward needs the values of a tensor there (a branch on spikes, `.item()`, indexing by a mask), "
-        "and what runs event by event has none yet: use torch.where or a product"
-    )
+        return needs_values(line, branch=True)
+    return CallError(line, f"{type(model).__name__} fails on this input: {type(error).__name__}: {text}")
 
 
 def _own_line(error: BaseException) -> str:
     trace, found = error.__traceback__, "the model"
     while trace is not None:
         name = trace.tb_frame.f_code.co_filename
-        if not any(part in name for part in _NOT_OWN):
-            found = f"{name.rsplit('/', 1)[-1]}:{trace.tb_lineno}"
+        if not any(part in name for part in NOT_OWN):
+            found = line_of(name, trace.tb_lineno)
         trace = trace.tb_next
     return found

@@ -47,7 +47,7 @@ def _written_otherwise(node: Node) -> Node | None:
 
 def _stacked(node: Node, others: set[int]) -> Node | None:
     """Return the entry of a stack that a node takes."""
-    if name_of(node) == "select":
+    if name_of(node) == "select" and not isinstance(node.args[2], Node):
         stack, dim, index = node.args[:3]
     elif node.target is getitem and isinstance(node.args[0], Node) and name_of(node.args[0]) == "unbind":
         stack, *rest = node.args[0].args
@@ -78,4 +78,4 @@ def _place(node: Node) -> tuple[int, tuple[int, ...], int, int] | None:
     if name_of(node) != "select":
         return None
     base, dim, index = node.args[:3]
-    return storage_of(base), shape_of(base), int(dim), int(index)
+    return None if isinstance(index, Node) else (storage_of(base), shape_of(base), int(dim), int(index))

@@ -1,11 +1,14 @@
 """One .npz file with the events of many recordings, checked whole before anything uses it."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from snn_async.data.events import FIELDS, SensorSize, pack_events
@@ -13,6 +16,8 @@ from snn_async.errors import ConfigError, DataError
 
 KEYS = (*FIELDS, "offset", "label")
 MAX_CLASSES = 2**16
+SMALL = 2**26  # bytes that any file may unpack to
+MOST_EXPANSION = 100  # times its size; recordings are compressed 3 to 10 times
 
 
 @dataclass(frozen=True)
@@ -70,35 +75,68 @@ def load_archive(path: str | Path, sensor_size: SensorSize | None = None) -> Rec
 
 
 def read_npz(path: str | Path, keys: Sequence[str]) -> dict[str, NDArray]:
-    """Return the named arrays of an .npz file.
+    """Return the named arrays of an .npz file. Nothing in it is executed, and it gets memory in proportion to its size.
 
     Raises:
-        DataError: a file that is absent, truncated, damaged or no .npz, or lacks some of the keys.
+        DataError: a file that is absent, truncated, damaged, too large unpacked or no .npz of numbers, or one that
+            lacks some of the keys.
     """
     if not Path(path).is_file():
         raise DataError(f"no file {path}; give the path of an .npz with the keys {', '.join(keys)}")
-    arrays: dict[str, NDArray] = {}
     reading = "as a whole"
     try:
-        with Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            present = list(file.files)
-            missing = [key for key in keys if key not in present]
-            for key in keys if not missing else ():
-                reading = key
-                arrays[key] = file[key]
-                if not isinstance(arrays[key], np.ndarray):  # numpy hands out other entries as bytes
-                    raise TypeError(f"{key} is no array")
+        size = Path(path).stat().st_size
+        with ZipFile(path) as file:
+            entries = {e.filename.removesuffix(".npy"): e for e in file.infolist()}
+            missing = [key for key in keys if key not in entries]
+            if missing:
+                raise DataError(
+                    f"{path} lacks {', '.join(missing)}: it needs {', '.join(keys)} and has "
+                    f"{', '.join(entries) or 'no keys'}; rename them with numpy.savez"
+                )
+            wanted = [entries[key] for key in keys]
+            check_expansion(sum(entry.file_size for entry in wanted), size, str(path))
+            arrays = {}
+            for reading, entry in zip(keys, wanted, strict=True):
+                arrays[reading] = _array(file, entry)
+            return arrays
+    except DataError:
+        raise
     except Exception as error:  # foreign bytes: numpy, zipfile and zlib fail in many ways
         raise DataError(
             f"{path} cannot be read ({reading}: {type(error).__name__}): it is truncated, damaged or no .npz "
             "of plain arrays; copy or write it again with numpy.savez"
         ) from error
-    if not missing:
-        return arrays
-    raise DataError(
-        f"{path} lacks {', '.join(missing)}: it needs {', '.join(keys)} and has "
-        f"{', '.join(present) or 'no keys'}; rename them with numpy.savez"
-    )
+
+
+def check_expansion(unpacked: int, packed: int, what: str) -> None:
+    """Refuse data that would unpack to far more bytes than are there.
+
+    Raises:
+        DataError: for more than a small amount and more than any real data are compressed.
+    """
+    if unpacked > SMALL + MOST_EXPANSION * packed:
+        raise DataError(
+            f"{what}: {packed} bytes claim to hold {unpacked}; real data are not compressed that much. If these are, "
+            "write them with numpy.savez, which does not compress"
+        )
+
+
+def _array(file: ZipFile, entry: ZipInfo) -> NDArray:
+    """Read one entry whose size is known to be acceptable, if it is what its header says."""
+    if entry.compress_type not in (ZIP_STORED, ZIP_DEFLATED):  # the others unpack without bound
+        raise ValueError(f"compressed by method {entry.compress_type}")
+    with file.open(entry) as opened:
+        version = npy.read_magic(opened)
+        header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = header(opened)
+        claimed = math.prod(shape) * dtype.itemsize
+        if dtype.kind not in "biufcSU" or not dtype.itemsize or min(shape, default=0) < 0:
+            raise ValueError(f"{dtype} of shape {shape}")
+        if claimed != entry.file_size - opened.tell():
+            raise ValueError(f"{claimed} bytes claimed")
+    with file.open(entry) as opened:
+        return npy.read_array(opened, allow_pickle=False)
 
 
 def write_npz(path: str | Path, **arrays: NDArray) -> None:

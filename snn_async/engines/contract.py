@@ -148,7 +148,8 @@ class Simulation:
     """Result of `simulate`.
 
     Attributes:
-        spikes: (B, N) sum of each neuron's spikes in the timestep (their number, where spikes are binary).
+        spikes: (B, N) sum of each neuron's spikes in the timestep (their number, where spikes are binary); of an analog
+            neuron its potential.
         current: (B, N) what arrived at each neuron and was not ignored, unscaled.
         potential: (B, N) base + gain * current at the end, with what spikes did at once (`Neuron.reset`).
         pending: what is left over.
@@ -193,14 +194,17 @@ class Adjoints:
 
 @dataclass(frozen=True)
 class Gradients:
-    """Adjoints of the `DIFFERENTIABLE` members of `Values`, `x` only if asked for, and of its floating `parameters`."""
+    """Adjoints of the `DIFFERENTIABLE` members of `Values`, `x` only if asked for, and of its floating `parameters`.
+
+    `gain` and `threshold` may be None where those of `Values` take no gradient.
+    """
 
     x: Tensor | None
     weights: Tensor
     biases: Tensor
     base: Tensor
-    gain: Tensor
-    threshold: Tensor
+    gain: Tensor | None
+    threshold: Tensor | None
     last_spikes: Tensor
     pending: Tensor
     parameters: tuple[Tensor | None, ...] = ()

@@ -2,7 +2,25 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """Decisive evaluations.
+
+    Attributes:
+        source: (E,) source indices of the events.
+        potential: (E,) at their decisive evaluation; anything for other than neurons.
+        silent_potential: (..., B, N) at the silent ones, and at all that an engine keeps neuron by neuron.
+        sample: (E,).
+    """
+
+    source: Tensor
+    potential: Tensor
+    silent_potential: Tensor
+    sample: Tensor
 
 
 @dataclass(frozen=True)
@@ -50,3 +68,9 @@ class EventLog:
     silent_step: Tensor
     silent_potential: Tensor
     turn_step: Tensor
+
+    @property
+    def evaluations(self) -> Evaluations:
+        """Return its decisive evaluations."""
+        sample = torch.repeat_interleave(self.offsets.diff())
+        return Evaluations(self.source, self.potential, self.silent_potential, sample)

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from snn_async.errors import UnsupportedModelError
-from snn_async.neurons import probe_comparison
-from snn_async.neurons.surrogates import is_graded
 
 _LAYERS = {
     "snntorch": ("snntorch",),
@@ -107,11 +105,28 @@ def firing(where: str, surrogate: Any) -> dict[str, Any]:
     """Return the members `inclusive` and `binary` of a neuron with this surrogate function.
 
     Raises:
-        UnsupportedModelError: unless its values are spikes.
+        UnsupportedModelError: unless its values are spikes: 0 below 0, above it 1 or (as a count) whole numbers.
     """
-    if is_graded(surrogate):
-        return {"inclusive": False, "binary": False}
-    return {"inclusive": probe_comparison(surrogate, where), "binary": True}
+    below, above = torch.linspace(-3.0, -1e-3, 30), torch.linspace(1e-3, 8.0, 80)
+    x = torch.cat((below, above, torch.zeros(1)))
+    try:
+        with torch.no_grad():
+            value = surrogate(x.clone())
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"{where}: its surrogate function cannot be called ({type(error).__name__}: {error}); "
+            "give the neuron another one"
+        ) from error
+    if isinstance(value, Tensor) and value.shape == x.shape:
+        low, high, at_zero = value.split([len(below), len(above), 1])
+        if not low.any() and bool((high == 1).all()) and at_zero.item() in (0, 1):
+            return {"inclusive": bool(at_zero), "binary": True}
+        if low[0] == 0 and torch.equal(value, value.round()) and value.min() == 0 and value.any():
+            return {"inclusive": False, "binary": False}
+    raise UnsupportedModelError(
+        f"{where}: its surrogate function does not return spikes (1 above 0, 0 below 0); "
+        "asynchronous execution needs binary spikes, use a spiking surrogate"
+    )
 
 
 def check_sizes(path: str, module: nn.Module, shape: tuple[int, ...] | None, **parameters: Any) -> None:
@@ -140,6 +155,16 @@ def _broadcasts(sides: tuple[int, ...], shape: tuple[int, ...]) -> bool:
         sides = sides[1:]
     ends = zip(sides[::-1], shape[::-1], strict=False)
     return len(sides) <= len(shape) and all(side in (1, size) for side, size in ends)
+
+
+def potential_first(names: Sequence[str], otherwise: int = 0) -> tuple[str, ...]:
+    """Return states in the order of `Neuron.State`; spikes, which a call may take but no timestep needs, last.
+
+    Args:
+        otherwise: which is the potential if none has its usual name.
+    """
+    potential = next((name for name in ("mem", "v") if name in names), names[otherwise] if names else "")
+    return tuple(sorted(names, key=lambda name: (name == "spk", name != potential)))
 
 
 def scalar(value: Any) -> Tensor:

@@ -59,6 +59,14 @@ class WithoutSpikes:
         super().__init__(*args, **kwargs)
 
 
+def dropin(kind: type, module: str, spikes: bool) -> type:
+    """Return a framework's neuron class with these options, as a class of the same name that lives in `module`."""
+    options: type = RefractoryOptions if spikes else WithoutSpikes
+    has = "with `RefractoryOptions`" if spikes else "which never spikes and takes no option of a spike"
+    text = f"{kind.__module__.split('.')[0]}'s `{kind.__name__}`, {has}."
+    return type(kind.__name__, (options, kind), {"__module__": module, "__doc__": text})
+
+
 def options_of(module: Any) -> dict[str, Any]:
     """Return `refractory` and `refractory_dropout` of a drop-in layer, nothing for any other module.
 

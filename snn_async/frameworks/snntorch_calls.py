@@ -13,19 +13,17 @@ from torch import Tensor, nn
 from snn_async.errors import UnsupportedModelError
 from snn_async.frameworks import snntorch_neurons
 from snn_async.frameworks.calls import Emit
-from snn_async.frameworks.libraries import describe
+from snn_async.frameworks.libraries import describe, potential_first
 from snn_async.neurons.own_step import States, twin
 
 Grade = Callable[[Tensor], Tensor]  # applies the factor on spikes
 
 
-def call(module: Any, emit: Emit, *args: Any, **kwargs: Any) -> Any:
-    """Return what `module.forward(*args, **kwargs)` returns, and keep what it keeps, with the dynamics of `emit`."""
-    return caller(module)(emit, *args, **kwargs)
-
-
 def caller(module: Any) -> Callable[..., Any]:
-    """Return `call` of a module, for as long as its factor on spikes is not changed from 1."""
+    """Return a function of `emit` and a call's arguments that does what a call does, with the dynamics of `emit`.
+
+    It returns what that returns, and keeps what it keeps, for as long as its factor on spikes is not changed from 1.
+    """
     if isinstance(module, snntorch.DeltaLeaky):
         return functools.partial(_delta, module)
     if isinstance(module, snntorch.StateLeaky):
@@ -77,7 +75,7 @@ def _with_states(module: Any, grade: Grade, emit: Emit, *args: Any, **kwargs: An
     current = x
     if hasattr(module, "recurrent"):
         current = x + module.recurrent(torch.zeros_like(x) if held["spk"] is None else held["spk"])
-    order = snntorch_neurons._potential_first(tuple(name for name in names if name != "spk"))
+    order = potential_first([name for name in names if name != "spk"], -1)
     going_on = [held[name] for name in order]
     before: States = ()
     if any(state is not None for state in going_on):
@@ -125,7 +123,7 @@ def _changed_by(module: Any, shape: tuple[int, ...]) -> tuple[str, ...]:
     """Return the attributes that a class keeps its states in, in the order of its neuron model's."""
     own = twin(module)
     vars(own).pop("forward", None)  # that of `replaced`
-    return snntorch_neurons._potential_first(snntorch_neurons._changed_by(describe("", module), own, shape))
+    return potential_first(snntorch_neurons._changed_by(describe("", module), own, shape), -1)
 
 
 def _delta(module: Any, emit: Emit, input_: Tensor, mem: Any = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from snn_async.errors import UnsupportedModelError
-from snn_async.frameworks.libraries import check_sizes, firing, rules_of, scalar
+from snn_async.frameworks.libraries import check_sizes, firing, potential_first, rules_of, scalar
 from snn_async.frameworks.refractory_options import options_of
 from snn_async.neurons import LinearNeuron, LinearParameters, Neuron
 from snn_async.neurons.delta import DeltaNeuron, DeltaParameters
@@ -247,20 +247,9 @@ def state_names(module: Any) -> tuple[str, ...]:
 def _step_of(where: str, module: Any, shape: tuple[int, ...] | None) -> OwnStep:
     names = state_names(module)
     if names:
-        return CallStep(_potential_first(names), grades(module), names)
+        return CallStep(potential_first(names, -1), grades(module), names)
     names = () if shape is None else _changed_by(where, module, shape)
-    return AttributeStep(_potential_first(names), grades(module))
-
-
-def potential_name(names: tuple[str, ...]) -> str:
-    """Return which of a class's states is its membrane potential."""
-    return next((name for name in ("mem", "v") if name in names), names[-1] if names else "")
-
-
-def _potential_first(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return states in the order of `Neuron.State`; spikes, which a call takes too but no timestep needs, last."""
-    potential = potential_name(names)
-    return tuple(sorted(names, key=lambda name: (name == "spk", name != potential)))
+    return AttributeStep(potential_first(names, -1), grades(module))
 
 
 def _changed_by(where: str, module: Any, shape: tuple[int, ...]) -> tuple[str, ...]:

@@ -9,6 +9,10 @@ from snn_async.frameworks import spikingjelly_neurons
 from snn_async.frameworks.libraries import check_supported, describe
 from snn_async.neurons import Neuron
 
+WITHOUT_SPIKES = (
+    *(neuron.NonSpikingIFNode, neuron.NonSpikingLIFNode, neuron.NoisyNonSpikingIFNode, neuron.LIAFNode),
+    *(neuron.FewSpikeNode, neuron.HGNode, neuron.OutlierAwareThresholdNode),
+)
 SUPPORTED = (
     *(neuron.IFNode, neuron.LIFNode, neuron.ParametricLIFNode, neuron.SimpleIFNode, neuron.SimpleLIFNode),
     *(neuron.QIFNode, neuron.EIFNode, neuron.KLIFNode, neuron.RAFNode, neuron.CUBALIFNode),
@@ -16,20 +20,14 @@ SUPPORTED = (
     *(neuron.HalfThresholdIFNode, neuron.ActivationAwareIFNode, neuron.OTTTLIFNode, neuron.SLTTLIFNode),
     *(neuron.ILIFNode, neuron.TernaryIFNode, neuron.TernaryLIFNode),
     *(neuron.ILCIFNode, neuron.ILCLIFNode, neuron.ILCCUBALIFNode, neuron.NoisyILCCUBALIFNode),
-    *(neuron.MPBNLIFNode, neuron.SlidingPSN, neuron.MaskedPSN),
-    *(neuron.NonSpikingIFNode, neuron.NonSpikingLIFNode, neuron.NoisyNonSpikingIFNode),
+    *(neuron.MPBNLIFNode, neuron.SlidingPSN, neuron.MaskedPSN, neuron.STBIFNode),
+    *WITHOUT_SPIKES,
 )
-_RATE = "it represents spike rates, over all timesteps at once, with a gradient of its own"
-_FEW = "it writes a value as a few spikes with values from a table, not as spikes in time"
+_RATE = "its gradient is one of spike rates over all timesteps, not of spikes in time"
 REASONS = {
     "PSN": "what it does in a timestep depends on later inputs; use SlidingPSN or MaskedPSN",
     "DSRIFNode": _RATE,
     "DSRLIFNode": _RATE,
-    "FewSpikeNode": _FEW,
-    "HGNode": _FEW,
-    "OutlierAwareThresholdNode": _FEW,
-    "LIAFNode": "its output is analog, a function of its final potential, so it would have to wait for it",
-    "STBIFNode": "it has two thresholds, and what it has sent closes either: more than one comparison",
     "FlexSN": "its rule is any function, with a surrogate function that cannot be exchanged",
 }
 _BASE = "a base class, without dynamics of its own"

@@ -9,25 +9,27 @@ from typing import Any
 import torch
 from spikingjelly.activation_based import neuron
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from snn_async.errors import InputError, UnsupportedModelError
 from snn_async.frameworks import spikingjelly_neurons
 from snn_async.frameworks.calls import Emit
-from snn_async.frameworks.libraries import describe, rules_of
+from snn_async.frameworks.libraries import describe, potential_first, rules_of
 from snn_async.neurons.own_step import States, spread, twin
 
-ONLINE = (neuron.OTTTLIFNode, neuron.SLTTLIFNode)  # which detach their states in training
-
-
-def call(module: Any, emit: Emit, *args: Any, **kwargs: Any) -> Any:
-    """Return what `module.forward(*args, **kwargs)` returns, and keep what it keeps, with the dynamics of `emit`."""
-    return caller(module)(emit, *args, **kwargs)
+ONLINE = spikingjelly_neurons.ONLINE  # which detach their states in training
+SINGLE_STEP = (*ONLINE, neuron.LIAFNode)
 
 
 def caller(module: Any) -> Callable[..., Any]:
-    """Return `call` of a module, as it is now."""
-    if isinstance(module, spikingjelly_neurons.NON_SPIKING):
-        run: Callable[[Any, Emit, Tensor], Any] = _readout
+    """Return a function of `emit` and a call's argument that does what a call does, with the dynamics of `emit`.
+
+    It returns what a call of the module, as it is now, returns, and keeps what it keeps.
+    """
+    if isinstance(module, neuron.FewSpikeNode):
+        run: Callable[[Any, Emit, Tensor], Any] = _function
+    elif isinstance(module, spikingjelly_neurons.NON_SPIKING):
+        run = _readout
     elif isinstance(module, spikingjelly_neurons.IN_SEQUENCE):
         run = _in_sequence
     elif isinstance(module, spikingjelly_neurons.PARALLEL):
@@ -65,6 +67,37 @@ def rest(module: Any) -> None:
             setattr(module, name, None)
 
 
+def _function(module: Any, emit: Emit, x: Tensor) -> Tensor:
+    """Return what a class without a state sends; it is no population, what it does with all of its current waits."""
+    if module.step_mode == "m":
+        raise UnsupportedModelError(
+            f"{describe('', module)}: in step_mode='m' it sends nothing before it has all timesteps; use 's'"
+        )
+    sent: Tensor = Settled.apply(type(module).forward, module, x)
+    return sent
+
+
+def _same(module: Any, x: Tensor) -> Tensor:
+    return x.clone()
+
+
+class Settled(torch.autograd.Function):
+    """A function without parameters as one operator: a capture takes it for one that waits, whatever is in it."""
+
+    @staticmethod
+    def forward(ctx: Any, function: Callable[[Any, Tensor], Tensor], module: Any, x: Tensor) -> Tensor:
+        ctx.function = functools.partial(function, module)
+        ctx.save_for_backward(x)
+        return function(module, x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, Tensor]:
+        with torch.enable_grad():
+            x = ctx.saved_tensors[0].detach().requires_grad_()
+            return None, None, torch.autograd.grad(ctx.function(x), x, gradient)[0]
+
+
 # -- with registered memories --------------------------------------------------------------------------
 
 
@@ -73,18 +106,21 @@ def _with_memories(names: tuple[str, ...], module: Any, emit: Emit, x: Tensor) -
     if isinstance(module, neuron.GatedLIFNode):
         x = _timesteps(module, x)
     states = _held(module, names, x[0] if sequence else x)
-    if isinstance(module, ONLINE):
-        if sequence:
-            raise UnsupportedModelError(
-                f"{describe('', module)}: made for step_mode='s', in 'm' SpikingJelly 2.0 runs another rule; use 's', "
-                "within a layer.MultiStepContainer"
-            )
-        states = tuple(state.detach() for state in states) if module.training else states
+    if isinstance(module, SINGLE_STEP) and sequence:
+        raise UnsupportedModelError(
+            f"{describe('', module)}: made for step_mode='s', in 'm' SpikingJelly 2.0 runs another rule; use 's', "
+            "within a layer.MultiStepContainer"
+        )
+    if isinstance(module, ONLINE) and module.training:
+        states = tuple(state.detach() for state in states)
     spikes, after = emit(x, states, sequence, len(names))
     memories.update(zip(names, (value[-1] if sequence else value for value in after), strict=True))
     _record(module, after, sequence)
     if isinstance(module, neuron.GatedLIFNode):
         memories["u"] = memories["v"]
+    if isinstance(module, neuron.LIAFNode):  # which sends its potential
+        h = Settled.apply(_same, module, spikes)
+        return module.act(h - module.v_threshold if module.threshold_related else h)
     if not (module.training and isinstance(module, neuron.OTTTLIFNode)):
         return spikes
     trace = torch.zeros_like(spikes) if memories["trace"] is None else memories["trace"]
@@ -96,7 +132,7 @@ def _order(module: Any) -> tuple[str, ...]:
     """Return the names of those states of a module's neuron model that it keeps, in order."""
     if rules_of(module, (*spikingjelly_neurons.WRITTEN_OUT, neuron.GatedLIFNode)) is not None:
         return ("v",)
-    return spikingjelly_neurons._potential_first(list(vars(module).get("_memories", ())))
+    return potential_first(list(vars(module).get("_memories", ())))
 
 
 def _held(module: Any, names: tuple[str, ...], like: Tensor) -> States:
@@ -149,7 +185,7 @@ def _parallel(module: Any, emit: Emit, x: Tensor) -> Tensor:
 
 
 def _in_sequence(module: Any, emit: Emit, x: Tensor) -> Tensor:
-    names = spikingjelly_neurons._potential_first(_initialized(module, x[0]))
+    names = potential_first(_initialized(module, x[0]))
     if isinstance(module, neuron.NoisyBaseNode):
         x = _timesteps(module, x)
     spikes, after = emit(x, (), True, len(names))

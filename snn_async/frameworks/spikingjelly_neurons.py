@@ -1,7 +1,6 @@
 """SpikingJelly 2.0 neurons as neuron models: which class is which."""
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +9,14 @@ from spikingjelly.activation_based import base, neuron
 from torch import Tensor
 
 from snn_async.errors import UnsupportedModelError
-from snn_async.frameworks.libraries import check_sizes, firing, replaced_methods, rules_of, scalar
+from snn_async.frameworks.libraries import (
+    check_sizes,
+    firing,
+    potential_first,
+    replaced_methods,
+    rules_of,
+    scalar,
+)
 from snn_async.frameworks.refractory_options import options_of
 from snn_async.frameworks.spikingjelly_steps import (
     ChargeStep,
@@ -23,8 +29,10 @@ from snn_async.frameworks.spikingjelly_steps import (
     check_noise,
 )
 from snn_async.neurons import LinearNeuron, LinearParameters, Neuron
+from snn_async.neurons.analog import AnalogNeuron
+from snn_async.neurons.bounded import BoundedNeuron, BoundedParameters, for_inference
 from snn_async.neurons.gated import GatedNeuron, GatedParameters
-from snn_async.neurons.klif import KLIFNeuron
+from snn_async.neurons.klif import KLIFNeuron, KLIFParameters
 from snn_async.neurons.own_step import OwnStep, twin
 from snn_async.neurons.probed import ProbedNeuron
 from snn_async.neurons.probing import probed_neuron, shape_for
@@ -39,12 +47,13 @@ IN_SEQUENCE = (neuron.NoisyILCBaseNode, neuron.NoisyBaseNode, neuron.ILCBaseNode
 TERNARY = (neuron.TernaryIFNode, neuron.TernaryLIFNode)
 ONLINE = (neuron.OTTTLIFNode, neuron.SLTTLIFNode)
 PARALLEL = (neuron.SlidingPSN, neuron.MaskedPSN)
-FIXED = (*TERNARY, neuron.ILIFNode, neuron.KLIFNode)  # whose threshold is a number
+FIXED = (*TERNARY, neuron.ILIFNode, neuron.KLIFNode, neuron.LIAFNode)  # whose threshold is a number
 WRITTEN_OUT = (  # subclasses first
-    *(neuron.ILIFNode, *ONLINE, *TERNARY, neuron.KLIFNode),
+    *(neuron.ILIFNode, neuron.LIAFNode, *ONLINE, *TERNARY, neuron.KLIFNode),
     *(neuron.IFNode, neuron.LIFNode, neuron.ParametricLIFNode, neuron.HalfThresholdIFNode),
     *(neuron.SimpleIFNode, neuron.SimpleLIFNode),
 )
+SILENT: dict[str, Any] = dict(surrogate=torch.zeros_like, inclusive=False, spiking=False)
 _UNREACHED = 1e30  # a readout's threshold; finite, so that 0 * threshold stays 0
 
 
@@ -63,8 +72,12 @@ def make(where: str, path: str, module: Any, shape: tuple[int, ...] | None) -> N
         return _gated(where, module, shape)
     if rules_of(module, PARALLEL) is not None:
         return _window(where, module)
+    if rules_of(module, (neuron.STBIFNode,)) is not None:
+        return _bounded(path, module, shape)
     _check_values(where, path, module, shape)
     kind = rules_of(module, WRITTEN_OUT)
+    if kind is neuron.LIAFNode:
+        return _linear(where, path, module, kind, shape)
     graded = not firing(where, getattr(module, "surrogate_function", None))["binary"]
     if kind is None or (graded and module.v_reset is not None):  # several spikes at once are reset as one
         return _probed(where, module, shape)
@@ -88,11 +101,11 @@ def _check_values(where: str, path: str, module: Any, shape: tuple[int, ...] | N
 
 
 def _never_spikes(module: Any) -> bool:
-    """Return whether a node of a plain class is used as a readout, with an infinite threshold."""
-    threshold, plain = (
-        module.v_threshold,
-        type(module) in (neuron.IFNode, neuron.LIFNode, neuron.ParametricLIFNode),
-    )
+    """Return whether a node is a readout, or one of a plain class with an infinite threshold."""
+    if isinstance(module, READOUTS):
+        return True
+    plain = type(module) in (neuron.IFNode, neuron.LIFNode, neuron.ParametricLIFNode)
+    threshold = module.v_threshold
     return (
         plain and module.v_reset is not None and not isinstance(threshold, Tensor) and threshold == math.inf
     )
@@ -127,12 +140,13 @@ def _linear(where: str, path: str, module: Any, kind: type, shape: tuple[int, ..
         resting=float(start),
         **options_of(module),
     )
+    if kind is neuron.LIAFNode:
+        return AnalogNeuron(**members, inclusive=False)
     if kind is neuron.ILIFNode:
         members |= {"surrogate": Counted(surrogate, float(module.v_threshold))}
         return LinearNeuron(**members, inclusive=False, binary=False)
     if _never_spikes(module):
-        silent = dict(surrogate=torch.zeros_like, inclusive=False, spiking=False, reset="none")
-        return LinearNeuron(**members | silent)
+        return LinearNeuron(**members | SILENT | {"reset": "none"})
     members |= firing(where, module.surrogate_function)
     if kind in TERNARY:
         members |= {"surrogate": Signed(surrogate, float(module.v_threshold)), "binary": False}
@@ -152,7 +166,7 @@ def _klif(where: str, module: Any, members: dict[str, Any]) -> Neuron:
     late = module.scale_reset and module.v_reset is not None  # set to a value after the potential was scaled
     members |= {"surrogate": Mapped(module.surrogate_function, torch.relu, threshold)}
     members |= {"reset": "none", "repeats": False} if late else {}
-    return KLIFNeuron(**members, scale=_read_k, scale_reset=bool(module.scale_reset))
+    return KLIFNeuron(**members | {"parameters": _read_klif}, scale_reset=bool(module.scale_reset))
 
 
 def _gated(where: str, module: Any, shape: tuple[int, ...] | None) -> Neuron:
@@ -160,14 +174,13 @@ def _gated(where: str, module: Any, shape: tuple[int, ...] | None) -> Neuron:
         raise UnsupportedModelError(
             f"{where}: SpikingJelly computes it for samples (C, H, W) only, but its neurons are of shape {shape}"
         )
-    return GatedNeuron(
-        module=module,
-        parameters=_read_gated,
-        surrogate=module.surrogate_function,
-        **firing(where, module.surrogate_function),
-        reset="none",
-        **options_of(module),
-    )
+    return GatedNeuron(**_without_reset(where, module), parameters=_read_gated)
+
+
+def _without_reset(where: str, module: Any) -> dict[str, Any]:
+    surrogate = module.surrogate_function
+    members = dict(module=module, surrogate=surrogate, reset="none")
+    return members | firing(where, surrogate) | options_of(module)
 
 
 def _read_gated(module: Any) -> tuple[Tensor, ...]:
@@ -176,20 +189,31 @@ def _read_gated(module: Any) -> tuple[Tensor, ...]:
     return *(value.sigmoid().reshape(-1, 1, 1) for value in single), conduct.reshape(len(conduct), -1, 1, 1)
 
 
-def _read_k(module: Any) -> Tensor:
-    return module.k
+def _bounded(path: str, module: Any, shape: tuple[int, ...] | None) -> Neuron:
+    check_sizes(path, module, shape, **_read_bounded(module)._asdict())
+    return BoundedNeuron(
+        module=module,
+        parameters=_read_bounded,
+        surrogate=for_inference,
+        inclusive=True,
+        binary=False,
+        reset="none",
+        repeats=False,
+        **options_of(module),
+    )
+
+
+def _read_bounded(module: Any) -> BoundedParameters:
+    return BoundedParameters(module.q_threshold, module.pos_max, module.neg_min)
+
+
+def _read_klif(module: Any) -> KLIFParameters:
+    return KLIFParameters(*_read(module), module.k)
 
 
 def _window(where: str, module: Any) -> Neuron:
     _check_mask(where, module)
-    return WindowNeuron(
-        module=module,
-        parameters=_read_window,
-        surrogate=module.surrogate_function,
-        **firing(where, module.surrogate_function),
-        reset="none",
-        **options_of(module),
-    )
+    return WindowNeuron(**_without_reset(where, module), parameters=_read_window)
 
 
 def _check_mask(where: str, module: Any) -> None:
@@ -217,8 +241,9 @@ def _read(module: Any) -> LinearParameters:
         rate = 1 / scalar(module.tau)
     else:
         rate = torch.zeros((), dtype=torch.float64)
-    gain = rate if getattr(module, "decay_input", False) else torch.ones_like(rate).detach()
-    towards = 0.0 if module.v_reset is None else float(module.v_reset)
+    decays = isinstance(module, neuron.NonSpikingLIFNode) or getattr(module, "decay_input", False)
+    gain = rate if decays else torch.ones_like(rate).detach()
+    towards = float(getattr(module, "v_reset", None) or 0.0)
     threshold = scalar(_UNREACHED if _never_spikes(module) else module.v_threshold)
     return LinearParameters(leak=1 - rate, gain=gain, offset=rate * towards, threshold=threshold)
 
@@ -226,56 +251,7 @@ def _read(module: Any) -> LinearParameters:
 def _readout(path: str, module: Any) -> Neuron:
     if hasattr(module, "tau"):
         check_sizes(path, module, None, tau=module.tau)
-    return LinearNeuron(
-        module=module,
-        parameters=_read_readout,
-        surrogate=torch.zeros_like,
-        inclusive=False,
-        reset="none",
-        spiking=False,
-        decode=_decoder(module),
-    )
-
-
-def _read_readout(module: Any) -> LinearParameters:
-    rate = scalar(1 / module.tau) if isinstance(module, neuron.NonSpikingLIFNode) else None
-    one, zero = scalar(1.0), scalar(0.0)
-    return LinearParameters(
-        leak=one if rate is None else 1 - rate,
-        gain=one if rate is None else rate,
-        offset=zero,
-        threshold=scalar(_UNREACHED),
-    )
-
-
-def _largest(v: Tensor) -> Tensor:
-    return v.max(0).values
-
-
-def _largest_size(v: Tensor) -> Tensor:
-    high, low = v.max(0).values, v.min(0).values
-    return torch.where(high.abs() > low.abs(), high, low)
-
-
-def _mean(v: Tensor) -> Tensor:
-    return v.mean(0)
-
-
-def _last(v: Tensor) -> Tensor:
-    return v[-1]
-
-
-# What a readout makes of its potentials (T, ...); any other `decode` leaves them as they are.
-DECODERS: dict[str | None, Callable[[Tensor], Tensor]] = {
-    "max-mem": _largest,
-    "max-abs-mem": _largest_size,
-    "mean-mem": _mean,
-}
-
-
-def _decoder(module: Any) -> Callable[[Tensor], Tensor] | None:
-    noisy = isinstance(module, neuron.NoisyNonSpikingBaseNode)  # which spells it so in SpikingJelly 2.0
-    return _last if module.decode == ("last-me" if noisy else "last_mem") else DECODERS.get(module.decode)
+    return LinearNeuron(module=module, parameters=_read, reset="none", **SILENT)
 
 
 # -- by its own step -----------------------------------------------------------------------------------
@@ -298,8 +274,7 @@ def _probed_readout(where: str, module: Any, shape: tuple[int, ...] | None) -> N
     kind = next(cls for cls in NON_SPIKING if isinstance(module, cls))
     if "forward" in replaced_methods(module, kind):
         raise UnsupportedModelError(f"{where}: its forward is not {kind.__name__}'s; leave it as it is")
-    members = dict(surrogate=torch.zeros_like, inclusive=False, spiking=False, decode=_decoder(module))
-    model = probed_neuron(where, module, ReadoutStep(("v",)), shape_for(module, shape), False, **members)
+    model = probed_neuron(where, module, ReadoutStep(("v",)), shape_for(module, shape), False, **SILENT)
     return _driven(where, model, shape)
 
 
@@ -330,16 +305,11 @@ def _step_of(where: str, module: Any) -> OwnStep:
         own: Any = twin(module)
         before = dict(vars(own))
         own.init_tensor(torch.zeros(1))
-        return ChargeStep(_potential_first([k for k, v in vars(own).items() if v is not before.get(k)]))
+        return ChargeStep(potential_first([k for k, v in vars(own).items() if v is not before.get(k)]))
     if not isinstance(module, base.MemoryModule):
         raise UnsupportedModelError(f"{where}: it is no MemoryModule, so its states are unknown")
-    names = _potential_first(list(module._memories))
+    names = potential_first(list(module._memories))
     return FrozenStep(names) if isinstance(module, neuron.MPBNBaseNode) else MemoryStep(names)
-
-
-def _potential_first(names: list[str]) -> tuple[str, ...]:
-    potential = "v" if "v" in names else names[0] if names else ""
-    return tuple(sorted(names, key=lambda name: name != potential))
 
 
 def _check_multi_step(where: str, module: Any, shape: tuple[int, ...]) -> None:

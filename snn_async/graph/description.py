@@ -26,7 +26,7 @@ def describe(graph: "Graph") -> str:
             lines.append(f"{name} ({_JUNCTIONS[node.kind]}, {shape_text(node.grid)})")
             continue
         neuron = node.neuron
-        kind = type(neuron.module).__name__ + ("" if neuron.spiking else " (readout)")
+        kind = type(neuron.module).__name__ + ("" if neuron.spiking or neuron.analog else " (readout)")
         end = "  <- output" if name == graph.output else ""
         lines.append(f"{name} ({shape_text(node.shape)} x {kind}: {neuron.describe()}){end}")
     return "\n".join(lines)

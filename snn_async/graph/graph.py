@@ -157,10 +157,18 @@ class Graph:
             if not self.out_of(junction.name):
                 raise UnsupportedModelError(f"junction {junction.name!r} leads nowhere; leave it out")
         for population in self.populations:
-            if not population.neuron.spiking and self.out_of(population.name):
+            neuron, out = population.neuron, self.out_of(population.name)
+            if not neuron.spiking and not neuron.analog and out:
                 raise UnsupportedModelError(
                     f"population {population.name!r} never spikes, so no projection can leave it"
                 )
+            for projection in out if neuron.analog else ():
+                target = self.nodes[projection.target]
+                if not projection.delayed and not (isinstance(target, Junction) and target.waits):
+                    raise UnsupportedModelError(
+                        f"projection {projection.name!r} brings potentials of {population.name!r} into "
+                        f"{target.name!r}, which does not wait for them"
+                    )
         grids = self.input_grids | {name: node.grid for name, node in self.nodes.items()}
         takes = {p.name: (p.grid,) for p in self.populations} | {j.name: j.ports for j in self.junctions}
         for projection in self.projections:

@@ -34,6 +34,7 @@ class Layout:
         first_source: (K,) source index of the projection's first source.
         first_target: (K,) receiver index of its first target (one that waits has a range for each port).
         delayed: (K,) whether it delivers last timestep's spikes.
+        settled: (K,) whether it delivers potentials of analog neurons to a junction that waits, when that passes on.
         weight_start: (K,) where its part of `Values.weights` begins; empty for synapses without packed weights.
         bias_start: (K,) where its part of `Values.biases` begins, -1 for a projection into a junction
             other than "wait".
@@ -58,6 +59,7 @@ class Layout:
     first_source: Indices
     first_target: Indices
     delayed: NDArray[np.bool_]
+    settled: NDArray[np.bool_]
     weight_start: Indices
     bias_start: Indices
 
@@ -89,6 +91,7 @@ def _compute(graph: Graph) -> Layout:
     target = np.array([number[p.target] for p in graph.projections], dtype=np.int64)
     fan_out = np.array([p.fan_out for p in graph.projections], dtype=np.int64)
     junctions = {junction.name: junction for junction in graph.junctions}
+    analog = {population.name for population in graph.populations if population.neuron.analog}
     first_cell = np.array(
         [junctions[p.target].first_cell(p.port) if p.target in junctions else 0 for p in graph.projections]
     )
@@ -119,6 +122,7 @@ def _compute(graph: Graph) -> Layout:
         ),
         first_target=first_receiver[target] + first_cell,
         delayed=np.array([p.delayed for p in graph.projections]),
+        settled=np.array([p.source in analog and not p.delayed for p in graph.projections]),
         weight_start=_starts([p.synapses.weight_count for p in graph.projections])[:-1],
         bias_start=np.where(takes_bias, biases, -1),
     )

@@ -170,7 +170,7 @@ class Rule(ABC):
         if not job.x.isfinite().all():
             raise not_finite(job.x)
         graph, standing = job.graph, job.standing
-        here = list(graph.slices.values())
+        sizes = [population.size for population in graph.populations]
         simulations: list[Simulation] = []
         shown: dict[Shown, list[Tensor]] = {what: [] for what in job.shown}
         for t in range(len(job.x)):
@@ -183,12 +183,17 @@ class Rule(ABC):
                 job.start(t, standing.pending),
                 job.keep_log,
             )
-            neurons = tuple(
-                population.neuron.end(
-                    live, state, Outcome(done.spikes[:, at], done.current[:, at], done.potential[:, at])
+            outcomes = [
+                Outcome(*parts)
+                for parts in zip(
+                    *(whole.split(sizes, 1) for whole in (done.spikes, done.current, done.potential)),
+                    strict=True,
                 )
-                for population, live, state, at in zip(
-                    graph.populations, job.live, standing.neurons, here, strict=True
+            ]
+            neurons = tuple(
+                population.neuron.end(live, state, outcome)
+                for population, live, state, outcome in zip(
+                    graph.populations, job.live, standing.neurons, outcomes, strict=True
                 )
             )
             memories = standing.memories
@@ -197,12 +202,8 @@ class Rule(ABC):
             standing = Standing(neurons, done.spikes, done.pending, memories)
             simulations.append(done)
             for (name, what), found in shown.items():
-                own = (
-                    done.spikes[:, graph.slices[name]]
-                    if what == "spikes"
-                    else neurons[graph.index[name]][int(what)]
-                )
-                found.append(own)
+                p = graph.index[name]
+                found.append(outcomes[p].spikes if what == "spikes" else neurons[p][int(what)])
         return Trajectory(
             shown={what: torch.stack(found) for what, found in shown.items()},
             counts=_stacked([done.counts for done in simulations]),

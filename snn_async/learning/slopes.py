@@ -21,7 +21,7 @@ class Evaluations(Protocol):
     Attributes:
         source: (E,) source indices of the events.
         potential: (E,) at their decisive evaluation; anything for other than neurons.
-        silent_potential: (..., N) at the silent evaluations.
+        silent_potential: (..., N) at the silent evaluations, and at all that are kept neuron by neuron.
     """
 
     @property
@@ -47,7 +47,8 @@ def surrogate_slopes(
     """
     events, silent = torch.empty_like(log.potential), torch.empty_like(log.silent_potential)
     potentials, slopes, thresholds = (
-        tensor.reshape(-1, graph.size) for tensor in (log.silent_potential, silent, threshold)
+        tensor.reshape(-1, graph.size)
+        for tensor in (log.silent_potential, silent, threshold.expand_as(log.silent_potential))
     )
     spiking = [
         (graph.slices[population.name], _Surrogate(population.name, population.neuron.surrogate))
@@ -68,8 +69,7 @@ def surrogate_slopes(
         silent.zero_()
     for here, surrogate in spiking:
         for part in _blocks(len(slopes), here.stop - here.start, slopes):
-            at = thresholds[part, here] if len(thresholds) > 1 else thresholds[:, here]
-            slopes[part, here] = surrogate.derivative(potentials[part, here] - at)
+            slopes[part, here] = surrogate.derivative(potentials[part, here] - thresholds[part, here])
     for _, surrogate in spiking:
         surrogate.check()
     return Slopes(events, silent)

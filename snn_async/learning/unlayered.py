@@ -104,14 +104,14 @@ class _Timestep(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *adjoints: Tensor | None) -> tuple[Any, ...]:
         call: _Call = ctx.call
-        values, log = call.with_tensors(ctx.saved_tensors), ctx.simulation.log
+        values, evaluations = call.with_tensors(ctx.saved_tensors), ctx.simulation.log.evaluations
         gradients = call.engine.replay(
             call.graph,
             call.execution,
             values,
             call.start,
             ctx.simulation,
-            surrogate_slopes(call.graph, log, values.threshold, torch.repeat_interleave(log.offsets.diff())),
+            surrogate_slopes(call.graph, evaluations, values.threshold, evaluations.sample),
             Adjoints(*adjoints),
             needs_x=ctx.needs_input_grad[1],
         )

@@ -7,7 +7,6 @@ from snn_async.neurons.base import (
     Outcome,
     Refractory,
     State,
-    probe_comparison,
 )
 from snn_async.neurons.linear import LinearNeuron, LinearParameters
 
@@ -20,5 +19,4 @@ __all__ = [
     "Outcome",
     "Refractory",
     "State",
-    "probe_comparison",
 ]

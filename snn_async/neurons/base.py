@@ -13,10 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import torch
 from torch import Tensor, nn
-
-from snn_async.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
     from snn_async.graph import Population
@@ -58,7 +55,8 @@ class Neuron(ABC):
         detach_reset: the gradient does not pass through `reset`.
         binary: spikes have value 1; else the value is `surrogate(potential - threshold)` where that is not 0.
         spiking: False for a readout that only integrates.
-        decode: of a readout, what its module makes of a run's potentials (T, ...) if it does not return them.
+        analog: sends its potential, one value per timestep, when nothing upstream can change any more; `Outcome.spikes`
+            is that. `spiking` and `binary` are False then.
         repeats: may spike several times in a timestep, because `reset` is all that a spike does to it at once.
         refractory, refractory_dropout: the layer's own options; None leaves them to `asynchronize`.
     """
@@ -71,7 +69,7 @@ class Neuron(ABC):
     detach_reset: bool = False
     binary: bool = True
     spiking: bool = True
-    decode: Callable[[Tensor], Tensor] | None = None
+    analog: bool = False
     repeats: bool = True
     refractory: Refractory | None = None
     refractory_dropout: float | None = None
@@ -96,6 +94,10 @@ class Neuron(ABC):
     def begin(self, live: Any, state: State) -> Charge:
         """Return what a timestep starts with."""
 
+    def value(self, potential: Tensor, threshold: Tensor) -> Tensor:
+        """Return what a spike at these potentials is worth, 0 where there is none; for engines, if not `binary`."""
+        return self.surrogate(potential - threshold).to(potential)
+
     @abstractmethod
     def end(self, live: Any, state: State, outcome: Outcome) -> State:
         """Return the state after a timestep that began with `state`."""
@@ -108,27 +110,3 @@ class Neuron(ABC):
     @abstractmethod
     def default_refractory(self) -> Refractory:
         """The mode under which what a neuron keeps does not depend on the order of its currents."""
-
-
-def probe_comparison(surrogate: Callable[[Tensor], Tensor], where: str) -> bool:
-    """Return whether `surrogate` fires at exactly 0, after checking that it is a step function.
-
-    Raises:
-        UnsupportedModelError: when it cannot be called or its values are not spikes (0 or 1).
-    """
-    probe = torch.tensor([-2.0, -0.5, -1e-3, 1e-3, 0.5, 2.0, 0.0])
-    try:
-        with torch.no_grad():
-            fired = surrogate(probe.clone())
-    except Exception as error:
-        raise UnsupportedModelError(
-            f"{where}: its surrogate function cannot be called ({type(error).__name__}: {error}); "
-            "give the neuron another one"
-        ) from error
-    expected = torch.tensor([0.0, 0.0, 0.0, 1.0, 1.0, 1.0])
-    if not isinstance(fired, Tensor) or fired.shape != probe.shape or not torch.equal(fired[:-1], expected):
-        raise UnsupportedModelError(
-            f"{where}: its surrogate function does not return spikes (1 above 0, 0 below 0); "
-            "asynchronous execution needs binary spikes, use a spiking surrogate"
-        )
-    return bool(fired[-1])

@@ -4,17 +4,16 @@ snnTorch's `DeltaLeaky`:  v' = leak * v + I,  fires where |v' - v| > threshold. 
 which is affine in the current; a spike has value 1 for a change of either sign.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from snn_async.neurons.base import Charge, Neuron, Outcome, Refractory, State
-from snn_async.neurons.linear import check_finite, per_neuron, span
+from snn_async.neurons.base import Charge, Outcome, State
+from snn_async.neurons.written import WrittenNeuron, span
 
 if TYPE_CHECKING:
-    from snn_async.graph import Population
+    pass
 
 
 class DeltaParameters(NamedTuple):
@@ -25,23 +24,8 @@ class DeltaParameters(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DeltaNeuron(Neuron):
-    """State (v,). `surrogate` is a `Mapped` by the absolute value, so `binary` is False.
-
-    Attributes:
-        parameters: returns the live parameters of `module`.
-    """
-
-    parameters: Callable[[nn.Module], DeltaParameters] = None  # type: ignore[assignment]
-
-    @property
-    def default_refractory(self) -> Refractory:
-        return "integrate"
-
-    def read(self, population: "Population", like: Tensor) -> DeltaParameters:
-        live = DeltaParameters(*(per_neuron(v.to(like), population) for v in self.parameters(self.module)))
-        check_finite(population, **live._asdict())
-        return live
+class DeltaNeuron(WrittenNeuron):
+    """State (v,). `surrogate` is a `Mapped` by the absolute value, so `binary` is False."""
 
     def rest(self, live: DeltaParameters, samples: int, like: Tensor) -> State:
         return (like.new_zeros((samples, len(live.leak))),)

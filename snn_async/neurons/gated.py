@@ -9,15 +9,14 @@ It fires where h >= threshold; its reset acts at the next timestep, with its gra
 with conduct[0] and without R, as in another call of the module.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from snn_async.neurons.base import Charge, Neuron, Outcome, Refractory, State
-from snn_async.neurons.linear import check_finite, per_neuron, span
+from snn_async.neurons.base import Charge, Outcome, State
+from snn_async.neurons.written import WrittenNeuron, check_finite, per_neuron, span
 
 if TYPE_CHECKING:
     from snn_async.graph import Population
@@ -37,19 +36,13 @@ class GatedParameters(NamedTuple):
 
 
 @dataclass(frozen=True)
-class GatedNeuron(Neuron):
+class GatedNeuron(WrittenNeuron):
     """State (v, R, t).
 
     Attributes:
         parameters: returns the live parameters of `module`, in the order of `GatedParameters`, each of a shape that
             broadcasts to the neurons' (`conduct` after its T).
     """
-
-    parameters: Callable[[nn.Module], tuple[Tensor, ...]] = None  # type: ignore[assignment]
-
-    @property
-    def default_refractory(self) -> Refractory:
-        return "integrate"
 
     def read(self, population: "Population", like: Tensor) -> GatedParameters:
         *single, conduct = (value.to(like) for value in self.parameters(self.module))

@@ -5,24 +5,24 @@
 Its potential here is k h, which is affine in the current and, where it is above 0, what the class compares.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from snn_async.neurons.base import Charge, Outcome, State
-from snn_async.neurons.linear import LinearNeuron, LinearParameters, check_finite, per_neuron, span
-
-if TYPE_CHECKING:
-    from snn_async.graph import Population
+from snn_async.neurons.linear import LinearNeuron
+from snn_async.neurons.written import span
 
 
 class KLIFParameters(NamedTuple):
-    """Live values; `scale` is k."""
+    """Live values, each one per neuron: those of `LinearParameters`, and k."""
 
-    linear: LinearParameters
+    leak: Tensor
+    gain: Tensor
+    offset: Tensor
+    threshold: Tensor
     scale: Tensor
 
 
@@ -31,25 +31,14 @@ class KLIFNeuron(LinearNeuron):
     """A linear neuron with a rectified, scaled potential; `surrogate` is a `Mapped`.
 
     Attributes:
-        scale: returns k of `module`.
         scale_reset: the potential is divided by k again when it is kept; a hard reset to `reset_value` then comes after
             that (and is left to `end`, `reset` "none").
     """
 
-    scale: Callable[[nn.Module], Tensor] = None  # type: ignore[assignment]
     scale_reset: bool = False
 
-    def read(self, population: "Population", like: Tensor) -> KLIFParameters:  # type: ignore[override]
-        scale = per_neuron(self.scale(self.module).to(like), population)
-        live = KLIFParameters(super().read(population, like), scale)
-        check_finite(population, scale=live.scale)
-        return live
-
-    def rest(self, live: KLIFParameters, samples: int, like: Tensor) -> State:  # type: ignore[override]
-        return super().rest(live.linear, samples, like)
-
     def begin(self, live: KLIFParameters, state: State) -> Charge:  # type: ignore[override]
-        base, gain, threshold = super().begin(live.linear, state)
+        base, gain, threshold = super().begin(live, state)  # type: ignore[arg-type]
         return Charge(live.scale * base, live.scale * gain, threshold)
 
     def end(self, live: KLIFParameters, state: State, outcome: Outcome) -> State:  # type: ignore[override]
@@ -63,5 +52,5 @@ class KLIFNeuron(LinearNeuron):
         return v, outcome.spikes.detach()
 
     def describe(self) -> str:
-        k = f"scale {span(self.scale(self.module))}, rectified"
+        k = f"scale {span(self.parameters(self.module).scale)}, rectified"
         return f"{k}, {super().describe().replace('no reset', f'reset to {self.reset_value:g}')}"

@@ -9,19 +9,14 @@ Per timestep a neuron with stored potential v, last timestep's spike count R and
 and keeps u, reset if it spiked and its reset acts at once, as the next v.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from snn_async.errors import UnsupportedModelError
-from snn_async.graph.grids import to_units
-from snn_async.neurons.base import Charge, Neuron, Outcome, Refractory, State
-
-if TYPE_CHECKING:
-    from snn_async.graph import Population
+from snn_async.neurons.base import Charge, Outcome, Refractory, State
+from snn_async.neurons.written import WrittenNeuron, span
 
 
 class LinearParameters(NamedTuple):
@@ -34,11 +29,10 @@ class LinearParameters(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LinearNeuron(Neuron):
+class LinearNeuron(WrittenNeuron):
     """A leaky integrate-and-fire neuron; state (v, R).
 
     Attributes:
-        parameters: returns the live parameters of `module`.
         delayed_reset: None, or what last timestep's spikes do at the start of a timestep, without gradient (snnTorch's
             `reset_delay=True`): "value" before the leak, "subtract" after it, once per spike; "swallow" also swallows
             the currents of the timestep in which it acts (snnTorch's `Lapicque`). `reset` is "none" then.
@@ -47,7 +41,6 @@ class LinearNeuron(Neuron):
         resting: initial potential.
     """
 
-    parameters: Callable[[nn.Module], LinearParameters] = None  # type: ignore[assignment]
     delayed_reset: str | None = None
     retest_residual: bool = False
     resting: float = 0.0
@@ -58,12 +51,6 @@ class LinearNeuron(Neuron):
         so they are integrated. Both as in layered execution.
         """
         return "discard" if self.reset == "value" else "integrate"
-
-    def read(self, population: "Population", like: Tensor) -> LinearParameters:
-        values = self.parameters(self.module)
-        live = LinearParameters(*(per_neuron(value.to(like), population) for value in values))
-        check_finite(population, **live._asdict())
-        return live
 
     def rest(self, live: LinearParameters, samples: int, like: Tensor) -> State:
         v = like.new_full((samples, len(live.leak)), self.resting)
@@ -99,7 +86,7 @@ class LinearNeuron(Neuron):
         return above.to(v.dtype)
 
     def describe(self) -> str:
-        leak, gain, offset, threshold = (span(value) for value in self.parameters(self.module))
+        leak, gain, offset, threshold, *_ = map(span, self.parameters(self.module))
         parts = (
             [f"leak {leak}"]
             + ([f"gain {gain}"] if gain != "1" else [])
@@ -114,40 +101,3 @@ class LinearNeuron(Neuron):
         when = "" if kind == "none" else " at the next timestep" if self.delayed_reset else " at once"
         fires = "at" if self.inclusive else "above"
         return ", ".join([*parts, f"fires {fires} {threshold}", reset + when])
-
-
-def per_neuron(value: Tensor, population: "Population") -> Tensor:
-    """Return a parameter as one value per neuron, (size,) in unit order.
-
-    Raises:
-        UnsupportedModelError: for a shape that does not broadcast to the neurons'.
-    """
-    if value.numel() == 1:
-        return value.reshape(1).expand(population.size)
-    sides = tuple(value.shape)
-    while len(sides) > len(population.shape) and sides[0] == 1:
-        sides = sides[1:]
-    try:
-        spread = value.reshape(sides).expand(population.shape)
-    except RuntimeError:
-        raise UnsupportedModelError(
-            f"{population.name!r}: a parameter has shape {tuple(value.shape)} for neurons of shape {population.shape}; "
-            "give one value or one per neuron"
-        ) from None
-    return to_units(spread.reshape(-1), population.grid)
-
-
-def check_finite(population: "Population", **live: Tensor) -> None:
-    """Raise UnsupportedModelError if a live parameter is NaN or infinite."""
-    for name, value in live.items():
-        if not bool(value.isfinite().all()):
-            raise UnsupportedModelError(
-                f"{population.name!r}: {name} of its {type(population.neuron.module).__name__} is NaN or infinite; "
-                "restore finite values"
-            )
-
-
-def span(value: Tensor) -> str:
-    """Return the values that neurons have, as text."""
-    low, high = float(value.detach().min()), float(value.detach().max())
-    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"

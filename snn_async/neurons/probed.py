@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from snn_async.errors import UnsupportedModelError
 from snn_async.graph.grids import Grid, from_units, to_units
 from snn_async.neurons.base import Charge, Neuron, Outcome, Refractory, State
-from snn_async.neurons.linear import span
 from snn_async.neurons.own_step import Done, OwnStep, States, spread
+from snn_async.neurons.written import span
 
 if TYPE_CHECKING:
     from snn_async.graph import Population

@@ -3,6 +3,7 @@
 Everything is shown at random states and currents, in float64, on copies of the module.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -14,7 +15,10 @@ from snn_async.errors import UnsupportedModelError
 from snn_async.neurons.own_step import Done, OwnStep, States, spread, twin
 from snn_async.neurons.probed import Call, ProbedNeuron, not_finite
 
-SAMPLES = 3
+FEWEST = (
+    3,
+    24,
+)  # samples and neurons in all, so that random bits tell calls apart where a sample is one neuron
 
 
 class Reading(NamedTuple):
@@ -149,7 +153,8 @@ class _Probe:
         self.where, self.module, self.step, self.graded, self.moved = where, module, step, graded, moved
         held = [t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
         device = held[0].device if held else torch.device("cpu")
-        self.zero = torch.zeros((SAMPLES, *shape), dtype=torch.float64, device=device)
+        samples = max(FEWEST[0], FEWEST[1] // max(1, math.prod(shape)))
+        self.zero = torch.zeros((samples, *shape), dtype=torch.float64, device=device)
         self.generator = torch.Generator().manual_seed(0)
         self.moving: list[bool] = []  # of every call, once `read`
         self.single = False  # whether the class computes in single precision
@@ -339,7 +344,7 @@ class _Probe:
         answer = self.bits()
         for own in (charging, None):
             together = self.run(own, current, states, [answer])
-            for k in range(SAMPLES):
+            for k in range(FEWEST[0]):
                 one = slice(k, k + 1)
                 alone = self.run(own, current[one], tuple(state[one] for state in states), [answer[one]])
                 for a, b in zip(

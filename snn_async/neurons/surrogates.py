@@ -6,7 +6,6 @@ Each is a function of x = potential - threshold, as `Neuron.surrogate` is, eleme
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 Surrogate = Callable[[Tensor], Tensor]
@@ -60,16 +59,3 @@ class TrainingOnly:
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.surrogate(x) if self.module.training else (x >= 0).to(x)
-
-
-def is_graded(surrogate: Surrogate) -> bool:
-    """Return whether a function counts: its values are whole numbers from 0 on, but not only 1 above 0."""
-    x = torch.linspace(-3.0, 8.0, 111)
-    try:
-        with torch.no_grad():
-            value = surrogate(x.clone())
-    except Exception:  # `probe_comparison` says what is wrong
-        return False
-    whole = isinstance(value, Tensor) and value.shape == x.shape and torch.equal(value, value.round())
-    counts = whole and value[0] == 0 and value.min() == 0 and value.max() > 0
-    return bool(counts and not torch.equal(value[x.abs() > 1e-6], (x > 0).to(value)[x.abs() > 1e-6]))

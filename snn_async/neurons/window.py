@@ -8,14 +8,13 @@ timesteps, after which it starts again, as in another call of the module. snnTor
 acts with the gain weight[t, 0], and what was before is known when a timestep begins.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from snn_async.neurons.base import Charge, Neuron, Outcome, Refractory, State
-from snn_async.neurons.linear import check_finite, span
+from snn_async.neurons.base import Charge, Outcome, State
+from snn_async.neurons.written import WrittenNeuron, check_finite, span
 
 if TYPE_CHECKING:
     from snn_async.graph import Population
@@ -30,18 +29,8 @@ class WindowParameters(NamedTuple):
 
 
 @dataclass(frozen=True)
-class WindowNeuron(Neuron):
-    """State (h, x[t - 1], ..., x[t - k + 1], t).
-
-    Attributes:
-        parameters: returns the live parameters of `module`.
-    """
-
-    parameters: Callable[[nn.Module], WindowParameters] = None  # type: ignore[assignment]
-
-    @property
-    def default_refractory(self) -> Refractory:
-        return "integrate"
+class WindowNeuron(WrittenNeuron):
+    """State (h, x[t - 1], ..., x[t - k + 1], t)."""
 
     def read(self, population: "Population", like: Tensor) -> WindowParameters:
         weight, bias, _ = self.parameters(self.module)

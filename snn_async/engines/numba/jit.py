@@ -145,14 +145,7 @@ _NUMBERS = {
 
 @cache
 def _record_type(kind: Any, members: tuple[Any, ...]) -> Record:
-    numbers = {
-        int: types.int64,
-        np.int64: types.int64,
-        np.uint64: types.uint64,
-        float: types.float64,
-        bool: types.boolean,
-    }
-    kinds = (_array_type(*one) if isinstance(one, tuple) else numbers[one] for one in members)
+    kinds = (_array_type(*one) if isinstance(one, tuple) else _NUMBERS[one] for one in members)
     return Record(kind.__name__, tuple(zip(kind._fields, kinds, strict=True)))
 
 

@@ -46,13 +46,13 @@ class ReferenceEngine:
         self, graph: Graph, execution: Execution, values: Values, start: Start, keep_log: bool
     ) -> Simulation:
         device, layout = values.x.device, layout_of(graph)
-        values, start = _moved(values, "cpu"), _moved(start, "cpu")
+        values, start = moved(values, "cpu"), moved(start, "cpu")
         wires = Wires.of(graph, layout, values)
         runs = [
             SampleRun(graph, layout, execution, wires, values, start, b).run(frame)
             for b, frame in enumerate(values.x)
         ]
-        return _moved(simulation_of(runs, keep_log), device)
+        return moved(simulation_of(runs, keep_log), device)
 
     def replay(
         self,
@@ -67,7 +67,7 @@ class ReferenceEngine:
     ) -> Gradients:
         device = values.x.device
         values, start, simulation, slopes, adjoints = (
-            _moved(item, "cpu") for item in (values, start, simulation, slopes, adjoints)
+            moved(item, "cpu") for item in (values, start, simulation, slopes, adjoints)
         )
         assert simulation.log is not None
         named = {name: getattr(values, name).detach().requires_grad_() for name in DIFFERENTIABLE}
@@ -76,7 +76,7 @@ class ReferenceEngine:
         with torch.enable_grad():
             tracked = replace(values, parameters=parameters, **named)
             results = masked_sum(graph, execution, tracked, start, simulation.log, slopes)
-            if not torch.equal(results[0], simulation.spikes):
+            if not torch.allclose(results[0], simulation.spikes):
                 raise AssertionError("the replay of the event log does not reproduce its spikes")
             loss = torch.zeros((), dtype=values.x.dtype, requires_grad=True)
             given = (adjoints.spikes, adjoints.current, adjoints.potential, adjoints.pending)
@@ -84,20 +84,18 @@ class ReferenceEngine:
                 if adjoint is not None:
                     loss = loss + (result * adjoint).sum()
             found = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
-        rest = iter(_moved(found, device))
+        rest = iter(moved(found, device))
         gradients: dict[str, Any] = {name: next(rest) for name in named}
         of_parameters = tuple(next(rest) if p.requires_grad else None for p in parameters)
         return Gradients(**gradients | ({} if needs_x else {"x": None}), parameters=of_parameters)
 
 
-def _moved(item: Any, device: "torch.device | str") -> Any:
+def moved(item: Any, device: "torch.device | str") -> Any:
     """Return a tensor, or whatever holds tensors, on a device."""
     if isinstance(item, Tensor):
         return item.to(device)
     if isinstance(item, tuple):
-        return tuple(_moved(member, device) for member in item)
+        return tuple(moved(member, device) for member in item)
     if is_dataclass(item) and not isinstance(item, type):
-        return replace(
-            item, **{f.name: _moved(getattr(item, f.name), device) for f in fields(item) if f.init}
-        )
+        return replace(item, **{f.name: moved(getattr(item, f.name), device) for f in fields(item) if f.init})
     return item

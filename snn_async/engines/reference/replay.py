@@ -69,6 +69,7 @@ class _Sample:
         deliveries: per projection (row, forward step).
         variables: those of carried events and of spikes, by row, as they become known.
         silent: per population, the spike variables of silent decisive evaluations; 0 where there is none.
+        sent_by: per population, the sum of what each neuron sends.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class _Sample:
         self.junctions = dict(enumerate(graph.junctions, self.layout.populations))
         self.x, self.turn_step = values.x[b], log.turn_step[b].tolist()
         self.silent: dict[int, Tensor] = {}
+        self.sent_by: dict[int, Tensor] = {}
         self.passed: dict[int, dict[int, Tensor]] = {}
         self.joined: dict[int, Tensor] = {}
         self.rows = range(int(log.offsets[b]), int(log.offsets[b + 1]))
@@ -141,8 +143,9 @@ class _Sample:
             silent = torch.where(silent_step == step, s, silent)
             self.variables.update({row: s[i] for i, row in fired.items()})
             base = base + self._reset(p, u, s, threshold, firing)
-        self.silent[p] = silent
-        return spikes, current, base + gain * current
+        self.silent[p], potential = silent, base + gain * current
+        self.sent_by[p] = potential if self.neurons[p].analog else spikes
+        return self.sent_by[p], current, potential
 
     def _decisive_range(self, p: int, silent_step: Tensor) -> tuple[Tensor, Tensor]:
         """Forward steps of every neuron's first and last decisive evaluation; NEVER and -1 if there is none."""
@@ -211,6 +214,8 @@ class _Sample:
         if self.layout.delayed[k]:
             first = int(self.layout.first_source[k]) - self.layout.inputs
             return {turn: self.values.last_spikes[self.b, first : first + int(self.layout.fan_in[k])]}
+        if self.layout.settled[k]:
+            return {turn: self._part(k, self.sent_by[source])}
         if source < 0:
             return {} if self.execution.queues_input else {0: self._part(k, self.x)}
         if source not in self.junctions or self.junctions[source].waits:

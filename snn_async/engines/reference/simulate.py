@@ -26,6 +26,9 @@ class SampleRun(ForwardSteps):
         else:
             self._run_events(inputs)
         self.potential = self.potential_of(slice(None))
+        for p, neuron in enumerate(self.neurons):
+            if neuron.analog:
+                self.spikes[self._neurons(p)] = self.potential[self._neurons(p)]
         silent = self.able & (self.last_evaluation > self.last_spike)
         self.silent_step = torch.where(silent, self.last_evaluation, NOT_YET)
         self.silent_potential = torch.where(silent, self.potential, 0)

@@ -204,15 +204,17 @@ class ForwardSteps:
         self._add_unsent(p, reached)
 
     def _add_unsent(self, node: int, reached: Tensor) -> None:
-        """What a node gets without events of this timestep: bias and last timestep's spikes."""
+        """What a node gets without events of this timestep: bias, last spikes, potentials that are settled."""
         for k in np.flatnonzero(self.layout.target == node).tolist():
             bias = self.wires.biases[k]
             if bias is not None:
                 self._add(k, bias)
-            if self.layout.delayed[k]:
-                spikes = self._last_spikes(k)
-                for row in spikes.nonzero().flatten().tolist():
-                    self._deliver_through(k, row, float(spikes[row]), reached)
+            if self.layout.delayed[k] or self.layout.settled[k]:
+                amounts = (
+                    self._last_spikes(k) if self.layout.delayed[k] else self.potential_of(self._sources(k))
+                )
+                for row in amounts.nonzero().flatten().tolist():
+                    self._deliver_through(k, row, float(amounts[row]), reached)
 
     def _evaluate_population(self, p: int, reached: Tensor) -> None:
         here = self._neurons(p)
@@ -231,7 +233,7 @@ class ForwardSteps:
         if not neuron.spiking:
             return torch.zeros_like(potential)
         if not neuron.binary:
-            return neuron.surrogate(potential - threshold).to(potential)
+            return neuron.value(potential, threshold)
         above = potential >= threshold if neuron.inclusive else potential > threshold
         return above.to(potential)
 
@@ -295,8 +297,12 @@ class ForwardSteps:
 
     def _last_spikes(self, k: int) -> Tensor:
         """Last timestep's spikes of the sources of a delayed projection."""
+        return self.last_spikes[self._sources(k)]
+
+    def _sources(self, k: int) -> slice:
+        """The neurons that are the sources of a projection."""
         first = int(self.layout.first_source[k]) - self.layout.inputs
-        return self.last_spikes[first : first + int(self.layout.fan_in[k])]
+        return slice(first, first + int(self.layout.fan_in[k]))
 
     def _uniform(self, purpose: int, sources: NDArray[np.int64]) -> NDArray[np.float64]:
         return random_keys.uniform(self.seed, self.sample_id, self.clock, purpose, self.step, sources)

@@ -38,15 +38,6 @@ def places(mask: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return rows, found[:size] - rows * mask.shape[1]
 
 
-def entries(column: Tensor, shape: torch.Size, row: Tensor, place: Tensor) -> Tensor:
-    """Return those of a column that broadcasts to `shape` (rows, columns), (size,)."""
-    if column.dim() == 2 and column.shape[1] == 1:
-        return column[:, 0].index_select(0, row)
-    if column.dim() == 2 and column.shape[0] == shape[0]:
-        return column.reshape(-1).index_select(0, row * shape[1] + place)
-    return column.expand(shape[1]).index_select(0, place)
-
-
 def count_parts(mask: Tensor, bounds: Tensor) -> Tensor:
     """Return how many of (B, n) are set in each part `bounds[i]:bounds[i + 1]`, (B, parts)."""
     before = functional.pad(mask.cumsum(1, dtype=torch.int32), (1, 0))
@@ -58,29 +49,3 @@ def rank(key: Tensor) -> Tensor:
     ordered, order = key.sort(stable=True)
     place = torch.arange(len(key), device=key.device) - torch.searchsorted(ordered, ordered)
     return torch.empty_like(order).scatter_(0, order, place)
-
-
-class Distinct:
-    """The different values of a key (E,).
-
-    Attributes:
-        index: (E,) which of them, in ascending order, each entry has.
-        size: (,) how many there are.
-    """
-
-    def __init__(self, key: Tensor) -> None:
-        self._ordered, order = key.sort()
-        self._new = torch.ones_like(key, dtype=torch.bool)
-        self._new[1:] = self._ordered[1:] != self._ordered[:-1]
-        self._index = self._new.cumsum(0) - 1
-        self.index = torch.empty_like(order).scatter_(0, order, self._index)
-        self.size = self._new.sum()
-
-    def values(self, size: int) -> Tensor:
-        """Return them (size,), once their number is known."""
-        return self._ordered[places(self._new[None], size)[1]]
-
-    def below(self, bounds: Tensor) -> Tensor:
-        """Return how many of them are less than each bound."""
-        entries = torch.searchsorted(self._ordered, bounds)
-        return functional.pad(self._index + 1, (1, 0))[entries]

@@ -1,12 +1,8 @@
 """The torch engine: batched tensor operations on any device, any affine module, any scheduler."""
 
-from dataclasses import replace
-from typing import Any
-
 import torch
 
 from snn_async.engines.contract import (
-    DIFFERENTIABLE,
     Adjoints,
     Execution,
     Gradients,
@@ -15,8 +11,9 @@ from snn_async.engines.contract import (
     Start,
     Values,
 )
+from snn_async.engines.torch.log import TorchLog
 from snn_async.engines.torch.maps import KINDS, exact_products
-from snn_async.engines.torch.replay import masked_sum
+from snn_async.engines.torch.replay import Replay
 from snn_async.engines.torch.simulate import BatchRun
 from snn_async.errors import UnsupportedByEngineError
 from snn_async.graph import Graph
@@ -31,10 +28,9 @@ class TorchEngine:
     forward step for one sample after another, so one that draws random numbers of its own gives other runs than on
     engine "reference".
 
-    On a GPU the host waits for the device (`to_host`) once per forward step of the slowest sample, once per level of
-    waiting junctions, and in a timestep once more for each of: its end, events carried in, events left over, and twice
-    for the log. A replay waits once, and once for each "sum" or "max" where streams meet and each population behind a
-    "max".
+    On a GPU the host waits for the device (`to_host`) once per forward step of the slowest sample and once per level
+    of waiting junctions, and in a timestep once more for each of: its end, events carried in, events left over. Behind
+    a barrier it never waits. A replay waits once.
 
     Currents that are delivered together are summed by the product, not one after another as in the other engines. So
     potentials agree to rounding, and where two values are equal but for rounding (the same spikes, in another order,
@@ -71,29 +67,7 @@ class TorchEngine:
         adjoints: Adjoints,
         needs_x: bool,
     ) -> Gradients:
-        """Return the gradients; see `Engine.replay`. Memory is that of layered backprop, times forward steps."""
-        assert simulation.log is not None
-        named = {name: getattr(values, name).detach().requires_grad_() for name in DIFFERENTIABLE}
-        named["x"].requires_grad_(needs_x)
-        parameters = tuple(p.detach().requires_grad_(p.is_floating_point()) for p in values.parameters)
-        tracked = replace(values, parameters=parameters, **named)
-        leaves = [leaf for leaf in (*named.values(), *parameters) if leaf.requires_grad]
-        with torch.enable_grad(), exact_products():
-            results = masked_sum(graph, execution, tracked, start, simulation.log, slopes)
-            given = (adjoints.spikes, adjoints.current, adjoints.potential, adjoints.pending)
-            pairs = [
-                (result, adjoint)
-                for result, adjoint in zip(results, given, strict=True)
-                if adjoint is not None and result.requires_grad
-            ]
-            found = torch.autograd.grad(
-                [result for result, _ in pairs],
-                leaves,
-                [adjoint for _, adjoint in pairs],
-                allow_unused=True,
-                materialize_grads=True,
-            )
-        rest = iter(found)
-        gradients: dict[str, Any] = {name: next(rest) for name, leaf in named.items() if leaf.requires_grad}
-        of_parameters = tuple(next(rest) if p.requires_grad else None for p in parameters)
-        return Gradients(**{"x": None} | gradients, parameters=of_parameters)
+        """Return the gradients; see `Engine.replay`."""
+        assert isinstance(simulation.log, TorchLog)
+        with torch.no_grad(), exact_products():
+            return Replay(graph, execution, values, simulation.log, slopes, adjoints, needs_x).run()

@@ -1,56 +1,56 @@
-"""The masked sum of docs/design.md, section 5, of one timestep for a whole batch at once, left to autograd.
+"""The adjoints of the masked sum of docs/design.md, section 5, of one timestep for a whole batch at once.
 
     u_i = base_i + gain_i * (b_i + sum_j w_ji s_j [ j was delivered to i no later than i's decisive evaluation ])
 
-Population by population: everything upstream is known then, so that the currents of all forward steps are one product
-per projection, over the pairs of sample and forward step in which something arrives. Which currents a decisive
-evaluation sees is a mask. Memory is O(pairs x neurons), on top of what autograd keeps.
-
-Spikes are those of the log and slopes those that are given: rounding cannot turn a decision round.
+Node by node, backwards: everything downstream is known then. A node's *sight* says what a current that arrives at it
+in a forward step is worth; the transposed synapses take that to its sources, one product per projection and forward
+step in which these deliver, and one for the silent ones (the same one where everybody was delivered in time). Values
+of spikes, currents and potentials are those that the log kept.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from snn_async.engines.contract import NEVER, NOT_YET, Execution, Slopes, Start, Values
-from snn_async.engines.event_log import EventLog
-from snn_async.engines.torch.device import MOST_STEPS, Distinct, numbers, to_host
+from snn_async.engines.contract import NEVER, NOT_YET, Adjoints, Execution, Gradients, Slopes, Values
+from snn_async.engines.torch.device import numbers, to_host
+from snn_async.engines.torch.log import NOWHERE, TorchLog
 from snn_async.engines.torch.maps import current_maps
-from snn_async.engines.torch.rows import Decisions, LogIndex, Stream
 from snn_async.engines.torch.structure import structure_of
 from snn_async.graph import Graph
 from snn_async.graph.parameters import dealt
 
-
-def masked_sum(
-    graph: Graph,
-    execution: Execution,
-    values: Values,
-    start: Start,
-    log: EventLog,
-    slopes: Slopes | None = None,
-    surrogates: Sequence[Callable[[Tensor], Tensor]] | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the differentiable spikes, currents and potentials (B, N) and the amplitudes left over (L,).
-
-    Args:
-        slopes: spikes have the values of the log and these derivatives.
-        surrogates: without `slopes`, one function of u - threshold per population, the neurons' own if None. With
-            smooth ones the result is a smooth function of `values`: its gradient can be checked by finite differences.
-    """
-    return _Replay(graph, execution, values, log, slopes, surrogates).run()
+Interval = (
+    tuple[Tensor, Tensor] | None
+)  # forward steps from, and before, which one looks, (B, 1); None for any
 
 
-class _Replay:
+class Sight(ABC):
+    """What currents into a node are worth, (B, receivers)."""
+
+    @abstractmethod
+    def seen(self, i: int | None) -> Tensor:
+        """Return that of those that arrive in an iteration; None behind a barrier, where all arrive in time."""
+
+    @abstractmethod
+    def look(self, interval: Interval) -> Tensor:
+        """Return that of silent sources' at the first decisive evaluations within an interval of forward steps."""
+
+    @abstractmethod
+    def in_time(self, i: int) -> bool:
+        """Return whether everybody sees what arrives in an iteration, for certain."""
+
+
+class Replay:
     """A timestep.
 
     Attributes:
-        variables: of the rows of a node (`LogIndex.rows`), as they become known.
-        silent: (B, n) spike variables of a population's silent decisive evaluations, 0 where there is none.
+        sight: of every node, as they become known.
+        settled: (B, n) adjoints of what analog populations send, by population.
     """
 
     def __init__(
@@ -58,274 +58,445 @@ class _Replay:
         graph: Graph,
         execution: Execution,
         values: Values,
-        log: EventLog,
-        slopes: Slopes | None,
-        surrogates: Sequence[Callable[[Tensor], Tensor]] | None,
+        log: TorchLog,
+        slopes: Slopes,
+        adjoints: Adjoints,
+        needs_x: bool,
     ) -> None:
-        self.execution, self.values, self.log, self.slopes = execution, values, log, slopes
+        self.execution, self.values, self.log, self.slopes, self.needs_x = (
+            execution,
+            values,
+            log,
+            slopes,
+            needs_x,
+        )
         self.structure = structure = structure_of(graph, execution, values.x.device)
-        self.layout, self.neurons = structure.layout, structure.neurons
-        self.surrogates = surrogates or [neuron.surrogate for neuron in self.neurons]
-        self.maps, self.index = current_maps(graph, values), LogIndex(structure, log, slopes)
+        self.layout, self.adjoints, self.table = structure.layout, adjoints, log.table
+        self.maps = current_maps(graph, values)
         self.junctions = dict(enumerate(graph.junctions, self.layout.populations))
-        self.live = dealt(graph, values.parameters)[1]
-        self.everyone = self.index.everyone
-        self.variables: dict[int, Tensor] = {}
-        self.silent: dict[int, Tensor] = {}
-        self.passed: dict[int, list[Stream]] = {}
-        self.joined: dict[int, Tensor] = {}
+        self.live = dealt(graph, values.parameters)
+        self.of_live: dict[int, tuple[Tensor | None, ...]] = dict.fromkeys(self.junctions, ())
+        self.sight: dict[int, Sight] = {}
+        self.settled: dict[int, Tensor] = {}
+        self.iterations: dict[int, list[int]] = {node: [] for node in structure.out_of}
+        if not execution.layered:
+            for i, iteration in enumerate(log.iterations):
+                for node in iteration.nodes:
+                    self.iterations[node].append(i)
+        self.biases, self.last_spikes = torch.zeros_like(values.biases), torch.zeros_like(values.last_spikes)
+        self.base = torch.empty_like(values.base)
+        self.gain, self.threshold = (
+            torch.empty_like(values.base) if value.requires_grad else None
+            for value in (values.gain, values.threshold)
+        )
+        every = list(self.table.every())
+        self.everyone = torch.zeros(len(values.x), 1, dtype=torch.int32, device=values.x.device)
+        self.left: list[Tensor | None] = [None] * len(every)
+        if log.places is not None and adjoints.pending is not None:
+            stacked = values.x.new_zeros((len(every), *every[0].amplitude.shape))
+            self.left = list(stacked.index_put(log.places, adjoints.pending))
+        self.carried = [torch.zeros_like(plane.amplitude) for plane in self.table.carried]
 
-    def run(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return spikes, currents and potentials (B, N), and the amplitudes left over (L,)."""
-        results = [self._population(p) for p in range(len(self.neurons))]
-        spikes, current, potential = (torch.cat(parts, 1) for parts in zip(*results, strict=True))
-        return spikes, current, potential, self._left()
+    def run(self) -> Gradients:
+        """Return the gradients."""
+        self._certain()
+        for node in reversed(self.layout.order.tolist()):
+            if node < self.layout.populations:
+                self._population(node)
+            elif node in self.structure.instant:
+                self.sight[node] = (_Max if self.junctions[node].kind == "max" else _Sum)(self, node)
+            else:
+                self._waiting(node)
+        x = self._inputs()
+        weights = [m.weights if m.weights is not None else torch.zeros_like(m.packed) for m in self.maps]
+        live = [one for found in (*(m.live for m in self.maps), *self.of_live.values()) for one in found]
+        pending = torch.zeros_like(self.values.pending)
+        if self.carried:
+            sample, column, m = self.table.row
+            pending = torch.stack(self.carried)[m, sample, column]
+        return Gradients(
+            x=x if self.needs_x else None,
+            weights=torch.cat(weights),
+            biases=self.biases,
+            base=self.base,
+            gain=self.gain,
+            threshold=self.threshold,
+            last_spikes=self.last_spikes,
+            pending=pending,
+            parameters=tuple(live),
+        )
+
+    def _certain(self) -> None:
+        """Find out, in one synchronization, who sees in time what arrives, and who has nothing left to send."""
+        iterations, asked, answers = self.log.iterations, [], []
+        once = {found[0] for found in self.iterations.values() if len(found) == 1}
+        for p in range(self.layout.populations):
+            first = self.table.planes[0].step[:, self._columns(p)].amin(1, keepdim=True)
+            asked += [(p, NOWHERE), *((p, i) for i in once)]
+            turn = self.log.turn_step[:, p, None]
+            answers += [(first >= turn) & (turn >= 0), *(first >= iterations[i].step for i in once)]
+        nodes = [
+            node for node in self.structure.out_of if self._columns(node).stop > self._columns(node).start
+        ]
+        left = [self.table.planes[0].alive[:, self._columns(node)].any() for node in nodes]
+        found, some = to_host(torch.stack(answers).flatten(1).all(1), torch.stack(left))
+        self.certain = {key for key, yes in zip(asked, found, strict=True) if yes}
+        self.emptied = {node for node, yes in zip(nodes, some, strict=True) if not yes}
+
+    def _columns(self, node: int) -> slice:
+        return self.table.here(self.structure.sources(node))
 
     # -- neurons ---------------------------------------------------------------------------------------
 
-    def _population(self, p: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the sum of the spikes, the current and the potential of each neuron, (B, n)."""
-        here, decisions, values = self.structure.neurons_of(p), self.index.decisions(p), self.values
-        base, gain, threshold = values.base[:, here], values.gain[:, here], values.threshold[:, here]
-        arrivals, current = self._arrivals(p), torch.zeros_like(base)
-        before = torch.full(base.shape, NOT_YET, device=base.device)
-        count, silent, variables = torch.zeros_like(base), torch.zeros_like(base), []
-        for m, step in enumerate(decisions.step):
-            deciding = step < NEVER
-            current = current + _between(
-                arrivals, before, torch.where(deciding, step, NOT_YET), self.everyone
+    def _population(self, p: int) -> None:
+        """Go back through a population's decisions."""
+        here, neuron, log = self.structure.neurons_of(p), self.structure.neurons[p], self.log
+        values, given, columns = self.values, self.adjoints, self._columns(p)
+        gain, threshold = values.gain[:, here], values.threshold[:, here]
+        zero = torch.zeros((), dtype=gain.dtype, device=gain.device)
+
+        def own(adjoint: Tensor | None) -> Tensor:
+            return zero if adjoint is None else adjoint[:, here]
+
+        spikes, potential = own(given.spikes), own(given.potential)
+        if neuron.analog:
+            potential = potential + spikes + self.settled.get(p, zero)
+        variables = self._sources(p) if self.structure.out_of[p] else None
+        current = log.currents[:, here]
+        base = potential.expand(gain.shape)  # the adjoint of the base after all decisions
+        at_end = own(given.current) + gain * potential
+        if self.gain is not None:
+            self.gain[:, here] = potential * current
+        if self.threshold is not None:
+            self.threshold[:, here] = 0
+        planes, decided = self.table.planes, (p, NOWHERE) in self.certain
+        worth: list[tuple[Tensor, Tensor]] = []
+        for m in reversed(range(len(planes))):
+            plane = planes[m]
+            step = plane.step[:, columns]
+            if not neuron.spiking:
+                worth.append((step, torch.zeros_like(base)))
+                continue
+            value, u = plane.amplitude[:, columns], plane.potential[:, columns]
+            s = spikes if variables is None else spikes + variables(m)
+            by_u = zero
+            if neuron.reset == "subtract":
+                if self.threshold is not None:
+                    self.threshold[:, here] -= base * value
+                s = s if neuron.detach_reset else s - base * threshold
+            elif neuron.reset == "value":
+                if neuron.binary:
+                    s = s if neuron.detach_reset else s + base * (neuron.reset_value - u)
+                    by_u = -base * value
+                else:  # whatever a graded spike's value is, it sets the potential
+                    by_u = -base * numbers(value != 0, base)
+            d = s * self.slopes.silent[m][:, here]
+            if m > 0 or not decided:
+                d = d * numbers(step != NOT_YET, base)
+            if self.threshold is not None:
+                self.threshold[:, here] -= d
+            by_u = by_u + d
+            base = base + by_u
+            if self.gain is not None:
+                self.gain[:, here] += by_u * (current if plane.current is None else plane.current[:, here])
+            worth.append((step, gain * by_u))
+        self.base[:, here] = base
+        later = self.execution.refractory[p] == "integrate"
+        self.sight[p] = sight = _Population(self, p, worth[::-1], at_end.expand(gain.shape), later)
+        self._unsent(p, sight.at_turn())
+
+    # -- what sources send -----------------------------------------------------------------------------
+
+    def _sources(self, node: int) -> Callable[[int], Tensor]:
+        """Go back from what a node sends, and return the adjoints (B, n) of its m-th variables.
+
+        A variable that sent nothing counts as delivered in time, one that was not delivered counts for nothing.
+        """
+        columns, planes = self._columns(node), list(self.table.every())
+        carried = len(self.table.carried)
+        found = [left if left is None else left[:, columns] for left in self.left]
+        if self.execution.layered:
+            amounts = sum(
+                (plane.amplitude[:, columns] for plane in planes[1:]), planes[0].amplitude[:, columns]
             )
-            seen = numbers(deciding, base)
-            if m == 0:
-                current = current + seen * self._would_be_currents(p, step)
-            before = torch.where(deciding, step, before)
-            if not self.neurons[p].spiking:
+            every = self._pulled(node, amounts, None)
+            for m in range(carried):
+                self.carried[m][:, columns] = every
+            return lambda m: every
+        iterations, looked = self.iterations[node], None
+        targets = [self.sight[int(self.layout.target[k])] for k in self.structure.out_of[node]]
+        for i in iterations:
+            certain = len(iterations) == 1 and all(target.in_time(i) for target in targets)
+            if certain and len(planes) == 1 and node in self.emptied:  # all was delivered then, and in time
+                pulled = self._pulled(node, planes[0].amplitude[:, columns], i)
+                return lambda m: pulled
+            at = [
+                numbers(p.delivered[:, columns] == self.log.iterations[i].step, p.amplitude) for p in planes
+            ]
+            parts = [plane.amplitude[:, columns] * mask for plane, mask in zip(planes, at, strict=True)]
+            pulled = self._pulled(node, torch.stack(parts).sum(0) if len(parts) > 1 else parts[0], i)
+            looked = pulled if certain else None
+            for m, mask in enumerate(at):
+                part, before = pulled * mask, found[m]
+                found[m] = part if before is None else before + part
+        for m, adjoint in enumerate(found[:carried]):
+            if adjoint is not None:
+                self.carried[m][:, columns] = adjoint
+        looked = self._looked(node, None) if looked is None else looked
+
+        def variable(m: int) -> Tensor:
+            amplitude, delivered = planes[carried + m].amplitude[:, columns], found[carried + m]
+            silent = looked * numbers(amplitude == 0, looked)
+            return silent if delivered is None else silent + delivered
+
+        return variable
+
+    def _inputs(self) -> Tensor | None:
+        """Return the adjoint (B, S) of the inputs, if anybody wants it."""
+        x = self.values.x
+        if self.execution.queues_input:
+            return self._sources(-1)(0)
+        i = None if self.execution.layered else 0
+        frame = self._back(-1, x, lambda sight: sight.seen(i), self.needs_x)
+        if self.carried:
+            self.iterations[-1] = [i for i in self.iterations[-1] if i > 0]
+            self._sources(-1)
+        return frame
+
+    def _pulled(self, node: int, amounts: Tensor, i: int | None) -> Tensor:
+        """Go back from a node's targets to amounts (B, units) that it sent in an iteration."""
+        found = self._back(node, amounts, lambda sight: sight.seen(i), True)
+        assert found is not None
+        return found
+
+    def _looked(self, node: int, interval: Interval) -> Tensor:
+        """Return the adjoint (B, units) of what a node's silent units might have sent."""
+        found = self._back(node, None, lambda sight: sight.look(interval), True)
+        assert found is not None
+        return found
+
+    def _back(
+        self, node: int, amounts: Tensor | None, worth: Callable[[Sight], Tensor], wanted: bool
+    ) -> Tensor | None:
+        total: Tensor | None = None
+        for k in self.structure.out_of[node]:
+            part, adjoint = self.structure.taken(k), worth(self.sight[int(self.layout.target[k])])
+            found = self._through(k, None if amounts is None else amounts[:, part], adjoint, wanted)
+            if found is None:
                 continue
-            u, fired = base + gain * current, decisions.fired[m]
-            s = seen * self._spike(p, u - threshold, decisions, m)
-            variables.append(s)
-            count = count + s
-            silent = silent + numbers(deciding & ~fired, s) * s  # a neuron has one silent one at most
-            base = base + self._reset(p, u, s, threshold, fired)
-        self.silent[p] = silent
-        if variables:
-            self.variables[p] = torch.stack(variables).view(-1).index_select(0, decisions.spikes)
-        if self.execution.refractory[p] == "integrate":  # who never decided got nothing
-            until = torch.where(before >= 0, NEVER, NOT_YET)
-            current = current + _between(arrivals, before, until, self.everyone)
-        return count, current, base + gain * current
-
-    def _spike(self, p: int, above: Tensor, decisions: Decisions, m: int) -> Tensor:
-        """Return the m-th spike variables (B, n) at `above` = u - threshold."""
-        if self.slopes is None:
-            return self.surrogates[p](above)
-        return decisions.value[m] + decisions.slope[m] * (above - above.detach())
-
-    def _reset(self, p: int, u: Tensor, s: Tensor, threshold: Tensor, fired: Tensor) -> "Tensor | float":
-        """What the spikes do to the base at once; 0 for spike variables of 0."""
-        neuron = self.neurons[p]
-        if neuron.detach_reset:
-            s = s.detach()
-        if neuron.reset == "subtract":
-            return -s * threshold
-        if neuron.reset == "value":  # whatever a graded spike's value is, it sets the potential
-            return (s if neuron.binary else fired.to(s)) * (neuron.reset_value - u)
-        return 0.0
-
-    # -- what arrives ----------------------------------------------------------------------------------
-
-    def _arrivals(self, node: int) -> list[Stream]:
-        """Currents into a node: bias, recurrent spikes, input and delivered events."""
-        arrivals = []
-        for k in self.structure.into[node]:
-            if not self.layout.delayed[k]:
-                streams = self._sent(k)
-                arrivals += [replace(s, amounts=self._through(k, s.amounts, s.sample)) for s in streams]
-        if node < self.layout.populations:
-            arrivals.append(Stream(self.everyone, self.log.turn_step[:, node], self._unsent(node), 1))
-        return arrivals
-
-    def _unsent(self, node: int) -> Tensor:
-        """What a node gets without events of this timestep, (B, n): bias and recurrent spikes."""
-        total = self.structure.bias(self.values, node)
-        for k in self.structure.into[node]:
-            if self.layout.delayed[k]:
-                spikes = self.structure.last_spikes(self.values, k)
-                total = total + self.structure.placed(k, self._through(k, spikes, self.everyone))
-        return total.expand(len(self.everyone), -1)
-
-    def _sent(self, k: int) -> list[Stream]:
-        """What the sources of projection k deliver through it."""
-        node = int(self.layout.source[k])
-        if node in self.structure.instant:
-            return self._passed_on(node)
-        streams = self.index.delivered(k, partial(self._variables, node))
-        if node < 0 and not self.execution.queues_input:
-            x = self.values.x[:, self.structure.taken(k)]
-            streams.append(Stream(self.everyone, torch.zeros_like(self.everyone), x, 1))
-        return streams
-
-    def _variables(self, node: int, rows: Tensor) -> Tensor:
-        """The differentiable amplitudes of rows of a node."""
-        own, carried = self._variables_of(node), self.values.pending
-        if not len(carried):
-            return own.index_select(0, self.index.place.index_select(0, rows))
-        place = self.index.place[rows] + torch.where(self.index.carried[rows], 0, len(carried))
-        return torch.cat((carried, own)).index_select(0, place)
-
-    def _variables_of(self, node: int) -> Tensor:
-        """The same of all rows that a node emitted in this timestep, in their order."""
-        if node not in self.variables:
-            rows = self.index.rows(node)
-            if 0 <= node < self.layout.populations:
-                self.variables[node] = self.values.x.new_zeros(len(rows))  # it decided nothing
-            else:
-                of_units = self.values.x if node < 0 else self._joined(node)
-                self.variables[node] = of_units[self.index.sample[rows], self.index.unit[rows]]
-        return self.variables[node]
-
-    def _left(self) -> Tensor:
-        """The amplitudes of what is left over."""
-        if not len(self.log.left):
-            return self.values.x.new_zeros(0)
-        found = [self.values.pending]  # by node, as in `LogIndex.position`
-        for node in self.structure.out_of:
-            passed_on = node in self.structure.instant  # such events are never pending
-            rows = self.index.rows(node)
-            found.append(self.values.x.new_zeros(len(rows)) if passed_on else self._variables_of(node))
-        return torch.cat(found)[self.index.position[self.log.left]]
-
-    # -- junctions -------------------------------------------------------------------------------------
-
-    def _passed_on(self, node: int) -> list[Stream]:
-        """What all units of a sum or max pass on."""
-        if node not in self.passed:
-            arrivals = self._arrivals(node)
-            if self.execution.layered:  # everything arrives before it passes anything on
-                rows, step = self.index.rows(node), torch.zeros_like(self.everyone)
-                step = step.index_put((self.index.sample[rows],), self.log.step[rows])
-                arrivals = [replace(stream, step=step[stream.sample]) for stream in arrivals]
-            if len(arrivals) > 1:
-                arrivals = [_merged(arrivals, len(self.everyone))]
-            if self.junctions[node].kind == "max":
-                arrivals = [self._increases(node, stream) for stream in arrivals]
-            self.passed[node] = arrivals
-        return self.passed[node]
-
-    def _increases(self, node: int, arrivals: Stream) -> Stream:
-        """By how much the maximum of every window rises in each step: that of the cell which holds it."""
-        samples, every = arrivals.sample, torch.arange(len(arrivals.sample), device=arrivals.sample.device)
-        nth = every - torch.searchsorted(samples, samples)
-        steps = arrivals.amounts.new_zeros((len(self.everyone), arrivals.most, arrivals.amounts.shape[1]))
-        cells = steps.index_put((samples, nth), arrivals.amounts).cumsum(1)[samples, nth]
-        now = cells.gather(1, self.index.holders(node, samples, arrivals.step))
-        before = torch.where((nth > 0)[:, None], now.roll(1, 0), 0.0)
-        return replace(arrivals, amounts=now - before)
-
-    def _joined(self, node: int) -> Tensor:
-        """The values (B, U) of a junction that waits, from everything delivered and the silent variables."""
-        if node not in self.joined:
-            at_last, cells = torch.full_like(self.everyone, NEVER), self._unsent(node)
-            for k in self.structure.into[node]:
-                if self.layout.delayed[k]:
-                    continue
-                silent = self._would_be_through(k, self.everyone, at_last)
-                if silent is not None:
-                    cells = cells + self.structure.placed(k, silent)
-                for stream in self._sent(k):
-                    current = self._through(k, stream.amounts, stream.sample)
-                    cells = cells.index_add(0, stream.sample, self.structure.placed(k, current))
-            value = self.junctions[node].value(cells, self.live[node - self.layout.populations])
-            self.joined[node] = torch.where(self.log.turn_step[:, node, None] >= 0, value, 0.0)
-        return self.joined[node]
-
-    # -- what silent units would have sent -------------------------------------------------------------
-
-    def _would_be_currents(self, p: int, first: Tensor) -> Tensor:
-        """Currents (B, n), of value 0, from silent units, at each neuron's first decisive evaluation (B, n)."""
-        total = torch.zeros_like(self.values.base[:, self.structure.neurons_of(p)])
-        looks: tuple[Tensor, Tensor] | None = None
-        for k in self.structure.into[p]:
-            node = int(self.layout.source[k])
-            if self.layout.delayed[k]:
-                continue
-            if node not in self.structure.through_max:
-                current = self._would_be_through(k, self.everyone, self.everyone)
-                if current is not None:
-                    total = total + current
-                continue
-            # who holds a maximum depends on when one looks
-            looks = looks or _pairs(self.everyone[:, None] * MOST_STEPS + first)
-            sample, step = looks
-            current = self._would_be_through(k, sample, step)
-            if current is not None:
-                seen = first[sample] == step[:, None]
-                total = total.index_add(0, sample, torch.where(seen, current, 0.0))
+            size = self.structure.sources(node)
+            if found.shape[1] < size.stop - size.start:
+                found = functional.pad(found, (part.start, size.stop - size.start - part.stop))
+            total = found if total is None else total + found
         return total
 
-    def _would_be_through(self, k: int, sample: Tensor, step: Tensor) -> Tensor | None:
-        """Return the currents (R, fan_out) of `_would_be` through projection k."""
-        amounts = self._would_be(int(self.layout.source[k]), sample, step)
-        return None if amounts is None else self._through(k, amounts[:, self.structure.taken(k)], sample)
+    def _through(self, k: int, amounts: Tensor | None, adjoint: Tensor, wanted: bool) -> Tensor | None:
+        """Go back through projection k, given the adjoint of all that its target receives, (B, receivers)."""
+        targets, before, after = (
+            self.structure.targets(k),
+            self.values.source_scale[k],
+            self.values.target_scale[k],
+        )
+        first = int(self.layout.first_receiver[int(self.layout.target[k])])
+        adjoint = adjoint[:, targets.start - first : targets.stop - first]
+        adjoint = adjoint if after is None else adjoint * after
+        amounts = amounts if before is None or amounts is None else amounts * before
+        found = self.maps[k].pull(amounts, adjoint, wanted)
+        return found if before is None or found is None else found * before
 
-    def _would_be(self, node: int, sample: Tensor, step: Tensor) -> Tensor | None:
-        """What silent units might have sent (R, units), as seen in a sample's forward step; None for nothing."""
-        if node < 0:
-            x = self.values.x
-            return torch.where(x == 0, x, 0.0)[sample] if self.execution.queues_input else None
-        if node not in self.junctions:
-            return self.silent[node][sample]
-        if node not in self.structure.instant:
-            emitted = torch.zeros_like(self._joined(node), dtype=torch.bool)
-            rows = self.index.rows(node)
-            at = (self.index.sample[rows], self.index.unit[rows])
-            emitted.index_put_(at, torch.ones_like(rows, dtype=torch.bool))
-            return torch.where(emitted, 0.0, self._joined(node))[sample]
-        cells: Tensor | None = None
+    def _unsent(self, node: int, adjoint: Tensor) -> None:
+        """Go back from what a node gets without events, given the adjoint (B, receivers) of that."""
         for k in self.structure.into[node]:
-            current = self._would_be_through(k, sample, step)
-            if current is not None:
-                cells = current if cells is None else cells + current
-        if cells is None or self.junctions[node].kind == "sum":
-            return cells
-        return cells.gather(1, self.index.holders(node, sample, step))
+            targets, after = self.structure.targets(k), self.values.target_scale[k]
+            begin, first = int(self.layout.bias_start[k]), int(self.layout.first_receiver[node])
+            if begin >= 0:
+                part = adjoint[:, targets.start - first : targets.stop - first]
+                part = part if after is None else part * after
+                self.biases[begin : begin + part.shape[1]] = part.sum(0)
+            if k not in self.structure.delayed:
+                continue
+            p, taken = int(self.layout.source[k]), self.structure.taken(k)
+            here = self.structure.neurons_of(p)
+            sent = self.log.potentials if self.layout.settled[k] else self.values.last_spikes
+            found = self._through(k, sent[:, here][:, taken], adjoint, True)
+            assert found is not None
+            if self.layout.settled[k]:
+                self.settled[p] = found + self.settled[p] if p in self.settled else found
+            else:
+                self.last_spikes[:, here][:, taken] += found
 
-    # -- synapses --------------------------------------------------------------------------------------
+    # -- junctions that wait ---------------------------------------------------------------------------
 
-    def _through(self, k: int, amounts: Tensor, rows: Tensor) -> Tensor:
-        """Currents (R, fan_out) of projection k for amounts (R, fan_in) delivered in the samples `rows`."""
-        amounts = _scaled(amounts, self.values.source_scale[k], rows)
-        return _scaled(self.maps[k](amounts), self.values.target_scale[k], rows)
-
-
-def _scaled(amounts: Tensor, scale: Tensor | None, rows: Tensor) -> Tensor:
-    return amounts if scale is None else amounts * scale[rows]
-
-
-def _between(streams: list[Stream], after: Tensor, until: Tensor, everyone: Tensor) -> Tensor:
-    """Return the sum (B, n) of what each neuron gets later than `after` (B, n) and no later than `until` (B, n)."""
-    total = torch.zeros(after.shape, dtype=streams[0].amounts.dtype, device=after.device)
-    for stream in streams:
-        step, whole = stream.step[:, None], stream.sample is everyone
-        low, high = (after, until) if whole else (after[stream.sample], until[stream.sample])
-        part = stream.amounts * numbers((step > low) & (step <= high), stream.amounts)
-        total = total + part if whole else total.index_add(0, stream.sample, part)
-    return total
-
-
-def _merged(streams: list[Stream], samples: int) -> Stream:
-    """Return the sum of streams."""
-    distinct = Distinct(torch.cat([stream.sample * MOST_STEPS + stream.step for stream in streams]))
-    bounds = torch.arange(samples + 1, device=distinct.index.device) * MOST_STEPS
-    ((size,), (most,)) = to_host(distinct.size, distinct.below(bounds).diff().amax())
-    amounts, key = torch.cat([stream.amounts for stream in streams]), distinct.values(size)
-    summed = amounts.new_zeros((size, amounts.shape[1])).index_add(0, distinct.index, amounts)
-    return Stream(key // MOST_STEPS, key % MOST_STEPS, summed, most)
+    def _waiting(self, j: int) -> None:
+        """Go back through the function of a junction that waits."""
+        junction, given = self.junctions[j], self.live[1][j - self.layout.populations]
+        first, released = (
+            int(self.layout.first_receiver[j]) - self.layout.neurons,
+            self.log.turn_step[:, j, None] >= 0,
+        )
+        adjoint = self._sources(j)(0)
+        adjoint = adjoint * numbers(released, adjoint)
+        with torch.enable_grad():
+            cells = self.log.cells[:, first : first + junction.cell_count].detach().requires_grad_()
+            live = [one.detach().requires_grad_(one.is_floating_point()) for one in given]
+            leaves = [cells, *(one for one in live if one.requires_grad)]
+            value = junction.value(cells, live)
+            found = torch.autograd.grad(value, leaves, adjoint, allow_unused=True, materialize_grads=True)
+        rest = iter(found[1:])
+        self.of_live[j] = tuple(next(rest) if one.requires_grad else None for one in live)
+        self.sight[j] = _Known(found[0])
+        self._unsent(j, found[0])
 
 
-def _pairs(key: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the different pairs of sample and step among keys, each (R,)."""
-    distinct = Distinct(key.flatten())
-    ((size,),) = to_host(distinct.size)
-    found = distinct.values(size)
-    return found // MOST_STEPS, found % MOST_STEPS
+class _Known(Sight):
+    """Cells of a junction that waits, which see everything."""
+
+    def __init__(self, worth: Tensor) -> None:
+        self.worth = worth
+
+    def seen(self, i: int | None) -> Tensor:
+        return self.worth
+
+    def look(self, interval: Interval) -> Tensor:
+        if interval is None:
+            return self.worth
+        low, high = interval
+        return self.worth * numbers((low <= NEVER) & (high > NEVER), self.worth)
+
+    def in_time(self, i: int) -> bool:
+        return True
+
+
+class _Population(Sight):
+    """Neurons, which see what arrives no later than a decisive evaluation.
+
+    Args:
+        worth: forward step and worth of a current there, of every decisive evaluation of a neuron, in order.
+        at_end: worth of a current at the end of the timestep.
+        later: whether currents go on to arrive after the last one.
+    """
+
+    def __init__(
+        self, replay: Replay, p: int, worth: list[tuple[Tensor, Tensor]], at_end: Tensor, later: bool
+    ) -> None:
+        self.replay, self.p, self.later = replay, p, later
+        self.first, last = worth[0][0], worth[0][0]
+        for step, _ in worth[1:]:
+            last = torch.maximum(last, step)
+        decided = (p, NOWHERE) in replay.certain
+        self.at_end = at_end if decided else at_end * numbers(self.first != NOT_YET, at_end)
+        self.worth = list(worth)
+        if not later:
+            step, value = self.worth[-1]
+            if len(worth) == 1:
+                self.worth = [(step, value + self.at_end)]
+            else:
+                self.worth.append((last, self.at_end))
+
+    @cached_property
+    def _every(self) -> Tensor:
+        total = sum((value for _, value in self.worth[1:]), self.worth[0][1])
+        return total + self.at_end if self.later else total
+
+    def _since(self, arrival: Tensor) -> Tensor:
+        parts = [value * numbers(step >= arrival, value) for step, value in self.worth]
+        total = sum(parts[1:], parts[0])
+        return total + self.at_end if self.later else total
+
+    def seen(self, i: int | None) -> Tensor:
+        return (
+            self._every if i is None or self.in_time(i) else self._since(self.replay.log.iterations[i].step)
+        )
+
+    def look(self, interval: Interval) -> Tensor:
+        if interval is None:
+            return self._every
+        low, high = interval
+        return self._every * numbers((self.first >= low) & (self.first < high), self._every)
+
+    def in_time(self, i: int) -> bool:
+        return (self.p, i) in self.replay.certain
+
+    def at_turn(self) -> Tensor:
+        """Return the worth of what arrives at the population's turn."""
+        if (self.p, NOWHERE) in self.replay.certain:
+            return self._every
+        turn = self.replay.log.turn_step[:, self.p, None].int()
+        found = self._since(turn)
+        return found * numbers(turn >= 0, found)
+
+
+class _Sum(Sight):
+    """A junction that passes on what reaches it."""
+
+    def __init__(self, replay: Replay, j: int) -> None:
+        self.replay, self.j = replay, j
+        self.relays = {None if replay.execution.layered else r.iteration: r for r in replay.log.relays[j]}
+        self.known: dict[int | None, Tensor] = {}
+        self.looked: Tensor | None = None
+
+    def seen(self, i: int | None) -> Tensor:
+        if i not in self.known:
+            self.known[i] = self.replay._pulled(self.j, self.relays[i].amounts, i)
+        return self.known[i]
+
+    def look(self, interval: Interval) -> Tensor:
+        if interval is not None:
+            return self.replay._looked(self.j, interval)
+        if self.looked is None:
+            self.looked = self.replay._looked(self.j, None)
+        return self.looked
+
+    def in_time(self, i: int) -> bool:
+        targets = (int(self.replay.layout.target[k]) for k in self.replay.structure.out_of[self.j])
+        return all(self.replay.sight[target].in_time(i) for target in targets)
+
+
+class _Max(Sight):
+    """A junction that passes on by how much the maximum of every window rises: that of the cell which holds it."""
+
+    def __init__(self, replay: Replay, j: int) -> None:
+        self.replay, self.j = replay, j
+        self.relays, self.windows = replay.log.relays[j], replay.structure.windows[j]
+        self.steps = [replay.log.iterations[r.iteration].step for r in self.relays]
+
+    def _to_cells(self, adjoint: Tensor, holders: Tensor) -> Tensor:
+        cells = adjoint.new_zeros((len(adjoint), self.replay.structure.width[self.j]))
+        return cells.scatter_add(1, holders, adjoint)
+
+    @cached_property
+    def _risen(self) -> dict[int | None, Tensor]:
+        found: dict[int | None, Tensor] = {}
+        after: Tensor | None = None
+        total: Tensor | None = None
+        for relay, step in zip(reversed(self.relays), reversed(self.steps), strict=True):
+            i = None if self.replay.execution.layered else relay.iteration
+            pulled = self.replay._pulled(self.j, relay.amounts, i)
+            assert relay.holders is not None
+            after = torch.zeros_like(pulled) if after is None else after
+            worth = torch.where(step != NOWHERE, pulled, after)
+            part = self._to_cells(worth - after, relay.holders)
+            total, after = part if total is None else total + part, worth
+            found[i] = total
+        return found
+
+    def seen(self, i: int | None) -> Tensor:
+        return self._risen[i]
+
+    def look(self, interval: Interval) -> Tensor:
+        low, high = (torch.full_like(self.replay.everyone, end) for end in (NOWHERE, NEVER + 1))
+        low, high = interval or (low, high)
+        total: Tensor | None = None
+        for relay, step in zip(reversed(self.relays), reversed(self.steps), strict=True):
+            since = torch.where(step == NOWHERE, NEVER + 1, step)
+            found = self.replay._looked(self.j, (torch.maximum(low, since), high))
+            assert relay.holders is not None
+            part = self._to_cells(found, relay.holders)
+            total = part if total is None else total + part
+            high = torch.minimum(high, since)
+        first = self.windows.first.expand(len(low), -1)
+        part = self._to_cells(self.replay._looked(self.j, (low, high)), first)
+        return part if total is None else total + part
+
+    def in_time(self, i: int) -> bool:
+        return False

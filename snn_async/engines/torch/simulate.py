@@ -12,11 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from snn_async.engines.contract import NEVER, NOT_YET, Counts, PendingEvents, Simulation
-from snn_async.engines.event_log import EventLog
 from snn_async.engines.torch.device import any_of, count_parts, to_host
-from snn_async.engines.torch.pending import of_sources, pick
-from snn_async.engines.torch.records import Block
+from snn_async.engines.torch.log import NOWHERE, Iteration, TorchLog
 from snn_async.engines.torch.steps import ForwardSteps
+from snn_async.engines.torch.table import pick
 from snn_async.errors import RunawayError
 from snn_async.stopping import After, Output
 
@@ -37,7 +36,7 @@ class BatchRun(ForwardSteps):
 
     Attributes:
         live: (B,) whose timestep has not ended.
-        untaken: the populations whose turn some sample had not taken when the host last looked.
+        untaken: the populations whose turn some sample may not have taken.
         hop: (B,) hops within this phase.
         level: (B,) how many levels of waiting junctions have passed on.
     """
@@ -50,6 +49,8 @@ class BatchRun(ForwardSteps):
             OptionError: if a Python scheduler's priorities cannot be used.
         """
         self.live = torch.ones_like(self.step, dtype=torch.bool)
+        self.firing: dict[int, Tensor] = {}
+        self.sent: dict[int, tuple[Tensor, Tensor]] = {}
         if self.execution.layered:
             self._run_layered()
         else:
@@ -59,16 +60,19 @@ class BatchRun(ForwardSteps):
     # -- event by event --------------------------------------------------------------------------------
 
     def _run_events(self) -> None:
-        frame, step = self.values.x.detach(), self.step[:, None]
+        frame = self.values.x.detach()
         self.hop, self.level = torch.zeros_like(self.step), torch.zeros_like(self.step)
         if self.execution.queues_input:
-            self._emit(self.structure.sources(-1), frame != 0, frame, frame, step)
+            self.table.emit(self.structure.sources(-1), frame != 0, frame, self.step[:, None])
         else:
+            self.whole.update(self.structure.first_turning)
             self._deliver(self.structure.out_of[-1], frame, frame != 0)
-            self._pass_on({-1})
+            delivering = {-1}
+            self._pass_on(delivering)
+            self._keep(self.live, delivering)
         at_turn = (self._turns() == 0).expand(len(frame), -1)
         self._evaluate(self.live, at_turn, self.structure.first_turning)
-        self.untaken = list(range(self.layout.populations))
+        self.untaken = [p for p in range(self.layout.populations) if p not in self.structure.first_turning]
         while self._next():
             pass
 
@@ -77,56 +81,58 @@ class BatchRun(ForwardSteps):
 
     def _next(self) -> bool:
         """Do what comes next in every sample; return whether anybody goes on."""
-        to_do, table = self._decide(), self.pending
-        first, end, here = table.held, table.end_held, table.columns
-        number, amplitude = table.number[:, here], table.amplitude[:, here]
-        if self.structure.repeats:  # a source that is picked may put its next event at the same place
-            number = number.clone()
+        to_do, table = self._decide(), self.table
+        here, amplitudes = table.columns, [plane.amplitude[:, table.columns] for plane in table.every()]
         picked = pick(table, self.execution, self.start, to_do.stepping, self.step)
-        table.remove(picked, self.execution.forward_group_size is None)
-        some = any_of(any_of(picked, 2), 0)
+        step = self.step[:, None] if self.keep_log else None
+        table.deliver(picked, step, self.execution.forward_group_size is None)
+        some = torch.stack([any_of(mask, 0) for mask in picked]).any(0)
+        first, end = table.first + here.start, table.first + here.stop
         columns = self.structure.first_source.clamp(first, end) - first
-        flags, delivering, turning, untaken, sizes, depth = to_host(
+        populations = self.layout.populations
+        flags, delivering, turning, whole, untaken, depth = to_host(
             torch.stack([mask.any() for mask in (self.live, to_do.runaway, to_do.skipped, to_do.releasing)]),
             count_parts(some[None], columns)[0] > 0,
             to_do.at_turn.any(0),
-            (self.turn_step[:, : self.layout.populations] == NOT_YET).any(0),
-            self.recorder.sizes(),
-            table.alive.sum(2).amax()[None] if self.structure.repeats else self.step[:0],
+            to_do.at_turn.all(0),
+            (self.turn_step[:, :populations] == NOT_YET).any(0),
+            self.count.amax()[None] if self.structure.repeats else self.step[:0],
         )
-        self.recorder.settle(sizes)
-        self.untaken = [p for p, some in enumerate(untaken) if some]
         going_on, has_runaway, skips, releases = flags
         if has_runaway:
             raise self._runaway(to_do.runaway)
         for deepest in depth:
             table.deepen(deepest + 1)
         if skips:
-            self._take_turns(to_do.skipped)
+            self._take_turns(to_do.skipped, self.untaken)
+        self.untaken = [p for p, some in enumerate(untaken) if some and not whole[p]]
         if not going_on:
             return False
         if releases:
             self._release(to_do.releasing, to_do.end)
-        found = [node for node, some in zip(self.structure.out_of, delivering, strict=True) if some]
-        if found:
-            group = self.structure.group_of[first:end].repeat_interleave(picked.shape[2])
-            delivery = (number.flatten(1), group, self.step[:, None])
-            self.recorder.add(Block(picked.flatten(1), delivery=delivery))
+        self.whole = {p for p, every in enumerate(whole) if every}
+        found = {node for node, some in zip(self.structure.out_of, delivering, strict=True) if some}
         for node in found:
             sources = self.structure.sources(node)
             low, high = max(sources.start, first), min(sources.stop, end)
-            part = picked[:, low - first : high - first]
-            amounts = of_sources(amplitude[:, low - first : high - first] * part.view(torch.uint8))
-            outside = (low - sources.start, sources.stop - high)
-            amounts, counts = (functional.pad(one, outside) for one in (amounts, of_sources(part)))
+            outside, at = (low - sources.start, sources.stop - high), slice(low - first, high - first)
+            amounts, counts = _together([a[:, at] for a in amplitudes], [mask[:, at] for mask in picked])
+            amounts, counts = (functional.pad(one, outside) for one in (amounts, counts))
             self._deliver(self.structure.out_of[node], amounts, counts)
-        self._pass_on(set(found))
+        self._pass_on(found)
+        self._keep(to_do.stepping, found)
         self._evaluate(to_do.stepping, to_do.at_turn, [p for p, some in enumerate(turning) if some])
         return True
 
+    def _keep(self, stepping: Tensor, delivering: set[int]) -> None:
+        """Keep who delivered in a forward step of the samples `stepping` (B,)."""
+        if self.keep_log:
+            step = torch.where(stepping, self.step, NOWHERE)
+            self.iterations.append(Iteration(step[:, None].int(), frozenset(delivering)))
+
     def _decide(self) -> ToDo:
         """Decide who does what next, and let their hops pass."""
-        idle = self.live & ~any_of(self.pending.alive[:, self.pending.columns].flatten(1), 1)
+        idle = self.live & ~self.table.pending()
         turn = self._next_turn(idle)  # the one to skip to, or NEVER
         end = self.structure.levels[self.level]
         over = idle & (turn == NEVER)
@@ -171,9 +177,13 @@ class BatchRun(ForwardSteps):
         """Return whether each population's turn can change anything, (B, P); anything for others than those asked."""
         changes = self.has_bias.expand(len(self.step), -1).clone()
         for p in populations:
-            here = self.structure.neurons_of(p)
-            fires, _ = self._spikes(range(p, p + 1), self.able[:, here], self._potential(here))
-            changes[:, p] |= any_of(fires, 1)
+            if p in self.seen or p not in self.firing:
+                if p in self.seen:
+                    fires, _ = self._spikes(p, self.able[p], self._potential(p))
+                else:
+                    fires, _ = self._spikes(p, None, self.base[p])
+                self.firing[p] = any_of(fires, 1)
+            changes[:, p] |= self.firing[p]
         for k in self.structure.delayed:
             p = int(self.layout.target[k])
             if p < self.layout.populations:
@@ -198,22 +208,21 @@ class BatchRun(ForwardSteps):
         """Emit the values of a waiting junction, as if in the last forward step, in the samples `now` (B,)."""
         last = (self.step - 1).clamp(min=0)
         self.turn_step[:, j] = torch.where(now, last, self.turn_step[:, j])
-        self._deliver_last_spikes(j, now)
+        self._deliver_unsent(j, now)
         self.junctions.add(j, torch.where(now[:, None], self.structure.bias(self.values, j), 0.0))
         values = self.junctions.values(j)
-        mask = now[:, None] & (values != 0)
-        self._emit(self.structure.sources(j), mask, values, values, last[:, None])
+        self.table.emit(self.structure.sources(j), now[:, None] & (values != 0), values, last[:, None])
 
     # -- behind a barrier ------------------------------------------------------------------------------
 
     def _run_layered(self) -> None:
         """Each node once, in topological order, when everything upstream has been delivered."""
         for node in self.layout.order.tolist():
-            edges = [k for k in self.structure.into[node] if not self.layout.delayed[k]]
+            edges = [k for k in self.structure.into[node] if k not in self.structure.delayed]
             if node < self.layout.populations:
                 later, alone = self.live & (self.step > 0), self._turns() == node
                 idle = later & ~self._arrives(edges) & ~self._turns_that_change([node])[:, node]
-                self._take_turns(idle[:, None] & alone)
+                self._take_turns(idle[:, None] & alone, [node])
                 self.live = self.live & ~(later & ~idle & self._stopped())
                 proceeding = self.live & ~idle
                 self._deliver_sent(edges, proceeding)
@@ -223,57 +232,75 @@ class BatchRun(ForwardSteps):
             if node in self.junctions.waiting:
                 self._let_go(node, self.live)
             else:
-                self._relay(node)
+                self.sent[node] = self._relay(node)
+                self._keep(self.live, {node})
 
     def _arrives(self, edges: list[int]) -> Tensor:
         """Return whether projections will bring anything, (B,)."""
         found = torch.zeros_like(self.live)
         for k in edges:
-            sources = self.structure.sources_of(k)
-            found |= self.pending.alive[:, self.pending.here(sources)].flatten(1).any(1)
-            if int(self.layout.source[k]) < 0:
-                found |= (self.values.x[:, sources] != 0).any(1)
+            found |= self._sent(k, self.live)[1].any(1)
         return found
+
+    def _sent(self, k: int, proceeding: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what was sent to projection k in the samples `proceeding` (B,): amounts and numbers of events."""
+        node, sources = int(self.layout.source[k]), self.structure.sources_of(k)
+        if node in self.sent:
+            counts, amounts = (one[:, self.structure.taken(k)] for one in self.sent[node])
+            return amounts * proceeding[:, None].view(torch.uint8), counts & proceeding[:, None]
+        here = self.table.here(sources)
+        sent = [plane.alive[:, here] & proceeding[:, None] for plane in self.table.every()]
+        amounts, counts = _together([plane.amplitude[:, here] for plane in self.table.every()], sent)
+        if node < 0:
+            frame = torch.where(proceeding[:, None], self.values.x[:, sources], 0.0)
+            if here.stop == here.start:
+                return frame, frame != 0
+            amounts, counts = amounts + frame, counts.long() + (frame != 0)
+        return amounts, counts
 
     def _deliver_sent(self, edges: list[int], proceeding: Tensor) -> None:
         """Deliver all that was sent through projections, in the samples `proceeding` (B,)."""
-        step = self.step[:, None]
         for k in edges:
-            sources = self.structure.sources_of(k)
-            here = self.pending.here(sources)
-            number, amplitude = self.pending.number[:, here], self.pending.amplitude[:, here]
-            sent = self.pending.alive[:, here] & proceeding[:, None, None]
-            group = self.structure.alone + k
-            columns = (number.flatten(1), torch.full_like(step, group), step)
-            self.recorder.add(Block(sent.flatten(1), delivery=columns))
-            amounts, counts = of_sources(amplitude * sent.view(torch.uint8)), of_sources(sent)
-            if int(self.layout.source[k]) < 0:
-                frame = torch.where(proceeding[:, None], self.values.x[:, sources], 0.0)
-                amounts, counts = amounts + frame, counts.long() + (frame != 0)
-            self._deliver_through(k, amounts, counts)
+            self._deliver_through(k, *self._sent(k, proceeding))
+            self.arrived[k] = torch.where(proceeding, self.step, NEVER)[:, None].int()
 
     # -- the end ---------------------------------------------------------------------------------------
 
     def _result(self) -> Simulation:
-        silent, potential = self.able & (self.silent_step != NOT_YET), self._potential(slice(None))
-        left, number = PendingEvents.none(self.base), self.emitted[:0]
+        table = self.table
+        neurons = table.here(slice(self.layout.inputs, self.layout.inputs + self.layout.neurons))
+        potentials = [self._potential(p) for p in range(self.layout.populations)]
+        fired = [plane.amplitude[:, neurons] for plane in table.planes]
+        spikes = fired[0] if len(fired) == 1 else torch.stack(fired).sum(0)
+        counts = torch.stack([count_parts(one != 0, self.structure.starts) for one in fired]).sum(0)
+        if any(neuron.analog for neuron in self.structure.neurons):
+            sent = zip(self.structure.neurons, potentials, spikes.split(self.structure.sizes, 1), strict=True)
+            spikes = torch.cat([potential if neuron.analog else own for neuron, potential, own in sent], 1)
+        potential, current = torch.cat(potentials, 1), torch.cat(self.current, 1)
+        places, left = None, PendingEvents.none(self.values.base)
         if self.execution.leftover == "carry" and not self.execution.layered:
-            number, left = self.pending.left()
+            places, left = table.left()
         log = None
-        if self.recorder.keep_log:
-            log = EventLog(
-                **self.recorder.columns(self.emitted, left, number),
-                carried=self.carried,
-                silent_step=((self.silent_step + 1) * silent.view(torch.uint8)).long() - 1,
-                silent_potential=torch.where(silent, potential, 0.0),
+        if self.keep_log:
+            log = TorchLog(
+                structure=self.structure,
+                table=table,
+                iterations=self.iterations,
+                relays=self.relays,
+                arrived=self.arrived if self.execution.layered else None,
+                able=torch.cat(self.able, 1),
+                currents=current,
+                potentials=potential,
+                cells=self.junctions.cells,
                 turn_step=self.turn_step,
+                places=places,
             )
         return Simulation(
-            spikes=self.spikes,
-            current=self.current,
+            spikes=spikes,
+            current=current,
             potential=potential,
             counts=Counts(
-                spikes=count_parts(self.count, self.structure.starts),
+                spikes=counts,
                 forward_steps=self.step,
                 first_output_step=self.first_output,
                 synaptic_operations=self.operations,
@@ -282,3 +309,11 @@ class BatchRun(ForwardSteps):
             pending=left,
             log=log,
         )
+
+
+def _together(amplitudes: list[Tensor], masks: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the sum of each source's events at the masks (B, n), and how many they are."""
+    if len(masks) == 1:
+        return amplitudes[0] * masks[0].view(torch.uint8), masks[0]
+    amounts = torch.stack([a * mask.view(torch.uint8) for a, mask in zip(amplitudes, masks, strict=True)])
+    return amounts.sum(0), torch.stack(masks).sum(0)

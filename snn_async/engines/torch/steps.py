@@ -10,12 +10,12 @@ from torch import Tensor
 from snn_async import random_keys
 from snn_async.engines.contract import NOT_YET, Execution, Start, Values
 from snn_async.engines.torch import keys
-from snn_async.engines.torch.device import MOST_STEPS, any_of, numbers
+from snn_async.engines.torch.device import any_of, numbers
 from snn_async.engines.torch.junctions import Junctions
+from snn_async.engines.torch.log import Iteration, Relay
 from snn_async.engines.torch.maps import current_maps
-from snn_async.engines.torch.pending import Table
-from snn_async.engines.torch.records import Block, Recorder
 from snn_async.engines.torch.structure import structure_of
+from snn_async.engines.torch.table import Table
 from snn_async.graph import Graph
 
 
@@ -23,62 +23,59 @@ class ForwardSteps:
     """The state of all samples while a timestep's events run, and what a forward step does with it.
 
     Attributes:
-        base, current: (B, N) a neuron's potential is base + gain * current; its spikes move the base.
-        arriving: (B, N) currents of this forward step.
-        reached: (B, N + C) receivers of this forward step's events; touched: their nodes.
-        able: (B, N) able to spike, i.e. not refractory.
-        open: (B, N) 1, or 0 where currents have no effect.
-        silent_step: (B, N) int32, forward step of the last evaluation, `NOT_YET` if none since the last spike.
+        base, current: (B, n) of every population: a potential is base + gain * current; its spikes move the base.
+        arriving: (B, n) currents of this forward step, of the populations that get any.
+        reached: (B, N + C) receivers of this forward step's events; `touched`: their nodes; `whole`: populations all
+            of whose neurons are evaluated in all samples, where `reached` says nothing.
+        able: (B, n) of every population: able to spike, i.e. not refractory.
+        seen: populations that were evaluated before; of the others nothing has changed yet.
+        count: (B, N) decisive evaluations with a spike, if there may be several.
         turn_step: (B, P + J) see `EventLog`.
         bias: currents that arrive at each population's turn; has_bias: (P,) whether it has any.
-        spikes: (B, N) sum of the spikes' values; count: how many, only kept where their values are graded.
-        emitted: (B,) rows of the log so far.
         step: (B,) the next forward step's number; at the end, how many there were.
+        iterations, relays: what `TorchLog` keeps; `sent`: what instant junctions pass on behind a barrier.
+        arrived: behind a barrier, (B, 1) the forward step in which each projection delivers, `NEVER` if it does not.
     """
 
     def __init__(
         self, graph: Graph, execution: Execution, values: Values, start: Start, keep_log: bool
     ) -> None:
         x = values.x
+        self.keep_log = keep_log
         self.structure = structure = structure_of(graph, execution, x.device)
         self.layout, self.execution, self.values, self.start = structure.layout, execution, values, start
         self.maps, samples = current_maps(graph, values), len(x)
-        self.base = values.base.detach().clone()
-        self.arriving, self.current, self.spikes = (torch.zeros_like(self.base) for _ in range(3))
-        self.open = torch.ones_like(self.base)
-        self.able = torch.ones_like(self.base, dtype=torch.bool)
+        populations = range(self.layout.populations)
+        self.base = [values.base[:, structure.neurons_of(p)] for p in populations]
+        self.gain = [values.gain[:, structure.neurons_of(p)] for p in populations]
+        self.threshold = [values.threshold[:, structure.neurons_of(p)] for p in populations]
+        self.current = [values.base.new_zeros(()).expand(one.shape) for one in self.base]
+        self.able = [torch.ones((), dtype=torch.bool, device=x.device).expand(one.shape) for one in self.base]
+        self.arriving: dict[int, Tensor] = {}
         receivers = (samples, self.layout.neurons + self.layout.cells)
         self.reached = torch.zeros(receivers, dtype=torch.bool, device=x.device)
         self.touched: set[int] = set()
+        self.whole: set[int] = set()
+        self.seen: set[int] = set()
         whole = start.sample_ids  # of their type and device
-        self.count = whole.new_zeros(self.base.shape) if structure.graded else self.spikes
-        self.silent_step = torch.full_like(self.base, NOT_YET, dtype=torch.int32)
+        self.count = whole.new_zeros(values.base.shape if structure.repeats else 0)
         self.turn_step = whole.new_full((samples, len(structure.turn)), NOT_YET)
         self.step, self.operations, self.updates = (whole.new_zeros(samples) for _ in range(3))
         self.first_output = torch.full_like(self.step, NOT_YET)
-        self.bias = [structure.bias(values, p) for p in range(self.layout.populations)]
+        self.bias = [structure.bias(values, p) for p in populations]
         changes = (values.biases != 0).long()
         of_nodes = whole.new_zeros(len(structure.turn)).index_add(0, structure.biased, changes) > 0
         self.has_bias = of_nodes[: self.layout.populations]
         self.junctions = Junctions(graph, self.layout, structure.windows, values)
-        self._carry_in(keep_log)
-
-    def _carry_in(self, keep_log: bool) -> None:
-        carried, amplitude = self.start.pending, self.values.pending.detach()
-        sample, sources = carried.sample, self.layout.inputs + self.layout.neurons
-        number = torch.arange(len(sample), device=sample.device) - torch.searchsorted(sample, sample)
-        self.emitted = self.carried = torch.searchsorted(
-            sample, torch.arange(len(self.step) + 1, device=sample.device)
-        ).diff()
-        anything = len(sample) > 0 or self.execution.queues_input or self.execution.layered
-        first, units = 0 if anything else self.layout.inputs, anything or bool(self.junctions.waiting)
-        end = sources + self.layout.units * units
-        self.pending = Table(len(self.step), first, end, self.base, self.execution)
-        if len(sample):
-            self.pending.begin(carried, amplitude, number)
-        row = (sample, number, carried.source, amplitude, carried.step, carried.potential.to(amplitude))
-        nothing, nowhere = torch.zeros_like(amplitude), torch.full_like(sample, NOT_YET)
-        self.recorder = Recorder(self.structure, keep_log, [(*row, nothing, nowhere)])
+        self.iterations: list[Iteration] = []
+        self.relays: dict[int, list[Relay]] = {j: [] for j in structure.instant}
+        self.arrived: dict[int, Tensor] = {}
+        inputs, anything = self.layout.inputs, len(start.pending.sample) > 0
+        first = 0 if anything or execution.queues_input else inputs
+        end = inputs + self.layout.neurons
+        end += self.layout.units if anything or self.junctions.waiting else 0
+        kept = self.layout.neurons if structure.moves_on else 0
+        self.table = Table(first, end, values.base, start, values.pending.detach(), kept)
 
     # -- delivering ------------------------------------------------------------------------------------
 
@@ -94,18 +91,25 @@ class ForwardSteps:
 
     def _deliver_through(self, k: int, amounts: Tensor, counts: Tensor) -> None:
         """The same of what one projection takes, (B, fan_in)."""
-        scale, targets = self.values.source_scale[k], self.structure.targets(k)
+        scale, targets, node = (
+            self.values.source_scale[k],
+            self.structure.targets(k),
+            int(self.layout.target[k]),
+        )
         sent, events = (amounts, counts) if scale is None else (amounts * scale, counts * (scale != 0))
         current, after = self.maps[k](sent), self.values.target_scale[k]
-        if targets.start < self.layout.neurons:
-            place = self.arriving[:, targets]
+        current = current if after is None else current * after
+        if node < self.layout.populations:
+            before = self.arriving.get(node)
+            self.arriving[node] = current if before is None else before + current
         else:
             first = self.layout.neurons
-            place = self.junctions.cells[:, targets.start - first : targets.stop - first]
-        place += current if after is None else current * after
+            self.junctions.cells[:, targets.start - first : targets.stop - first] += current
         connections = self.structure.connections[k]
-        self.reached[:, targets] |= connections.reach(events > 0)
-        self.touched.add(int(self.layout.target[k]))
+        anyway = node in self.whole or (self.execution.layered and node < self.layout.populations)
+        if not anyway and node not in self.junctions.waiting:
+            self.reached[:, targets] |= connections.reach(events > 0)
+        self.touched.add(node)
         if connections.degree is not None:
             number = events.view(torch.uint8) if events.dtype == torch.bool else events
             self.operations = self.operations + (number.double() @ connections.degree.double()).long()
@@ -119,10 +123,10 @@ class ForwardSteps:
                 self._deliver(self.structure.out_of[j], amounts, passed)
 
     def _relay(self, j: int) -> tuple[Tensor, Tensor]:
-        """Log what a junction's units pass on at once; return which (B, U) and what (B, U)."""
+        """Return which of a junction's units pass something on at once, (B, U), and what (B, U)."""
         passed, amounts, holders = self.junctions.pass_on(j, self.reached[:, self.layout.neurons :])
-        relay, step = not self.execution.layered, self.step[:, None]
-        self._emit(self.structure.sources(j), passed, amounts, amounts, step, cell=holders, relay=relay)
+        if self.keep_log:
+            self.relays[j].append(Relay(len(self.iterations), passed, amounts, holders))
         return passed, amounts
 
     # -- evaluating ------------------------------------------------------------------------------------
@@ -138,158 +142,147 @@ class ForwardSteps:
         if turning:
             self.turn_step[:, :populations] = torch.where(at_turn, step, self.turn_step[:, :populations])
         for p in turning:
-            here, now = self.structure.neurons_of(p), at_turn[:, p, None]
-            self.reached[:, here] |= now
-            self.arriving[:, here] += self.bias[p] * now.view(torch.uint8)
-            self._deliver_last_spikes(p, at_turn[:, p])
-        touched = [p for p in self.touched.union(turning) if p < populations]
-        if touched:
-            self._evaluate_all(range(min(touched), max(touched) + 1))
+            now, bias = at_turn[:, p, None], self.bias[p]
+            if p not in self.whole:
+                self.reached[:, self.structure.neurons_of(p)] |= now
+                bias = bias * now.view(torch.uint8)
+            before = self.arriving.get(p)
+            self.arriving[p] = bias.expand(self.base[p].shape) if before is None else before + bias
+            self._deliver_unsent(p, at_turn[:, p])
+        for p in sorted(self.touched.union(turning)):
+            if p < populations:
+                self._evaluate_population(p)
         if self.layout.cells:
             self.reached[:, self.layout.neurons :] = False
         self.touched.clear()
+        self.whole.clear()
         self.step = self.step + stepping
 
-    def _evaluate_all(self, populations: range) -> None:
-        """Evaluate the neurons of neighbouring populations that were reached."""
-        structure, step = self.structure, self.step[:, None].int()
-        here = structure.neurons_in(populations)
-        arriving, current, reached = self.arriving[:, here], self.current[:, here], self.reached[:, here]
-        current.addcmul_(arriving, self.open[:, here])
-        able = reached & self.able[:, here]
-        integrating = structure.integrating.of(populations, reached)
-        counted = able if integrating is None else able | integrating
-        self.updates = self.updates + counted.sum(1)
-        potential = self._potential(here)
-        fires, value = self._spikes(populations, able, potential)
-        silent_step = self.silent_step[:, here]
-        silent_step += (step - silent_step) * numbers(able, step)
-        silent_step -= (step + 1) * numbers(fires, step)
-        self._spike(populations, fires, value, potential)
-        arriving.zero_()
-        reached.zero_()
+    def _evaluate_population(self, p: int) -> None:
+        """Evaluate the neurons of a population that were reached."""
+        here, mode, whole = self.structure.neurons_of(p), self.execution.refractory[p], p in self.whole
+        arriving, able, fresh = self.arriving.pop(p), self.able[p], p not in self.seen
+        if fresh:
+            self.current[p] = arriving
+        else:  # who is refractory may ignore them
+            self.current[p] = self.current[p] + (
+                arriving * numbers(able, arriving) if mode == "discard" else arriving
+            )
+        evaluated = able if whole else able & self.reached[:, here]
+        if whole and (fresh or mode == "integrate"):
+            self.updates = self.updates + (here.stop - here.start)
+        else:
+            counted = self.reached[:, here] if mode == "integrate" else evaluated
+            self.updates = self.updates + counted.sum(1)
+        potential = self._potential(p)
+        fires, value = self._spikes(p, None if whole and fresh else evaluated, potential)
+        self._record(p, None if whole and fresh else evaluated, fires, value, potential)
+        self._spike(p, fires, value)
+        self.seen.add(p)
+        if not whole:
+            self.reached[:, here] = False
 
-    def _deliver_last_spikes(self, node: int, now: Tensor) -> None:
-        """Deliver last timestep's spikes to a node, in the samples `now` (B,)."""
-        for k in self.structure.delayed:
-            if int(self.layout.target[k]) == node:
-                spikes = torch.where(now[:, None], self.structure.last_spikes(self.values, k), 0.0)
-                self._deliver_through(k, spikes, spikes != 0)
-
-    def _take_turns(self, taken: Tensor) -> None:
-        """Let turns `taken` (B, P) pass without a forward step: an evaluation at which nothing arrives."""
-        count, step = self.layout.populations, self.step[:, None]
-        self.turn_step[:, :count] = torch.where(taken, step, self.turn_step[:, :count])
-        evaluated = taken[:, self.structure.population_of] & self.able
-        self.silent_step = torch.where(evaluated, step.int(), self.silent_step)
-        self.updates = self.updates + evaluated.sum(1)
-
-    def _potential(self, here: slice) -> Tensor:
-        """Return the potentials (B, n) of neurons as they are now."""
-        return self.base[:, here] + self.values.gain[:, here] * self.current[:, here]
-
-    def _spikes(self, populations: range, able: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Return which of neighbouring populations' neurons spike, and the values, 0 for others, (B, n).
+    def _record(
+        self, p: int, evaluated: Tensor | None, fires: Tensor | None, value: Tensor, potential: Tensor
+    ) -> None:
+        """Keep decisive evaluations of a population's neurons, and let what fires be pending.
 
         Args:
-            able: (B, n) which can.
+            evaluated: (B, n) which were; None for all.
+            fires: (B, n); None for nobody.
+        """
+        table, here, repeats = self.table, self.structure.neurons_of(p), self.structure.repeats
+        columns, step = table.here(self.structure.sources(p)), self.step[:, None].int()
+        leads, count = bool(self.structure.out_of[p]), self.count[..., here]
+        for m, plane in enumerate(table.planes):
+            at, own = evaluated, fires
+            if repeats:
+                at = count == m if at is None else at & (count == m)
+                own = None if own is None else own & (count == m)
+            fields = [(plane.step[:, columns], step), (plane.potential[:, columns], potential)]
+            if plane.current is not None:
+                fields.append((plane.current[:, here], self.current[p]))
+            for field, new in fields:
+                if at is None:
+                    field.copy_(new.expand_as(field))
+                else:
+                    torch.where(at, new, field, out=field)
+            if own is not None:
+                plane.amplitude[:, columns] += value * numbers(own, value) if repeats else value
+                if leads:
+                    plane.alive[:, columns] |= own
+                    table.widen(columns)
+        if fires is not None and repeats:
+            count += fires
+
+    def _deliver_unsent(self, node: int, now: Tensor) -> None:
+        """Deliver last timestep's spikes, or settled potentials, to a node, in the samples `now` (B,)."""
+        for k in self.structure.delayed:
+            if int(self.layout.target[k]) == node:
+                if self.layout.settled[k]:
+                    p = int(self.layout.source[k])
+                    amounts = self._potential(p)[:, self.structure.taken(k)]
+                else:
+                    amounts = self.structure.last_spikes(self.values, k)
+                amounts = torch.where(now[:, None], amounts, 0.0)
+                self._deliver_through(k, amounts, amounts != 0)
+
+    def _take_turns(self, taken: Tensor, populations: list[int]) -> None:
+        """Let turns `taken` (B, P) of some populations pass without a forward step: nothing arrives."""
+        count, step = self.layout.populations, self.step[:, None]
+        self.turn_step[:, :count] = torch.where(taken, step, self.turn_step[:, :count])
+        for p in populations:
+            evaluated, potential = taken[:, p, None] & self.able[p], self._potential(p)
+            self._record(p, evaluated, None, potential, potential)
+            self.updates = self.updates + evaluated.sum(1)
+
+    def _potential(self, p: int) -> Tensor:
+        """Return the potentials (B, n) of a population as they are now."""
+        return self.base[p] + self.gain[p] * self.current[p]
+
+    def _spikes(self, p: int, able: Tensor | None, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return which of a population's neurons spike, and the values, 0 for others, (B, n).
+
+        Args:
+            able: (B, n) which can; None for all.
             u: (B, n) their potentials.
         """
-        structure = self.structure
-        here = structure.neurons_in(populations)
-        threshold = self.values.threshold[:, here]
-        inclusive = structure.inclusive.of(populations, able)
-        if inclusive is able:
-            fires = able & (u >= threshold)
-        else:
-            fires = able & (u > threshold)
-            if inclusive is not None:
-                fires |= inclusive & (u == threshold)
-        mute = structure.mute.of(populations, fires)
-        if mute is not None:
-            fires = fires ^ mute
-        value = numbers(fires, u)
-        graded = [p for p in structure.graded if p in populations]
-        for p in graded:
-            own = structure.neurons_of(p)
-            at = slice(own.start - here.start, own.stop - here.start)
-            found = structure.neurons[p].surrogate(u[:, at] - threshold[:, at])
-            value[:, at] = torch.where(able[:, at], found, 0.0)
-        return value != 0 if graded else fires, value
+        neuron, threshold = self.structure.neurons[p], self.threshold[p]
+        if not neuron.spiking:
+            return torch.zeros_like(u, dtype=torch.bool), torch.zeros_like(u)
+        if not neuron.binary:
+            value = neuron.value(u, threshold)
+            value = value if able is None else torch.where(able, value, 0.0)
+            return value != 0, value
+        fires = u >= threshold if neuron.inclusive else u > threshold
+        fires = fires if able is None else fires & able
+        return fires, numbers(fires, u)
 
-    def _spike(self, populations: range, fires: Tensor, value: Tensor, potential: Tensor) -> None:
-        """Emit spikes of neighbouring populations' neurons that fire (B, n), reset, and become refractory."""
-        structure, layout, step = self.structure, self.layout, self.step[:, None]
-        here = structure.neurons_in(populations)
-        sources = slice(layout.inputs + here.start, layout.inputs + here.stop)
-        base, current = self.base[:, here], self.current[:, here]
-        self._emit(sources, fires, value, potential, step, current=current)
-        self.spikes[:, here] += value
-        if structure.graded:
-            self.count[:, here] += fires
-        if layout.output in populations:
-            own = structure.neurons_of(layout.output)
-            fired = any_of(fires[:, own.start - here.start : own.stop - here.start], 1)
-            first = fired & (self.first_output == NOT_YET)
-            self.first_output = torch.where(first, self.step, self.first_output)
-        subtracting = structure.subtracting.of(populations, fires)
-        if subtracting is not None:
-            lowered = base - value * self.values.threshold[:, here]
-            torch.where(subtracting, lowered, base, out=base)
-        to_value = structure.to_value.of(populations, fires)
-        if to_value is not None:
-            moved = structure.reset_value[here].to(base) - self.values.gain[:, here] * current
-            torch.where(to_value, moved, base, out=base)
-        resting = structure.refractory.of(populations, fires)
-        if resting is None:
+    def _spike(self, p: int, fires: Tensor, value: Tensor) -> None:
+        """Reset a population's neurons that fire (B, n), and make them refractory."""
+        neuron = self.structure.neurons[p]
+        if not neuron.spiking:
             return
-        if structure.dropout is not None:
+        if p == self.layout.output:
+            first = any_of(fires, 1) & (self.first_output == NOT_YET)
+            self.first_output = torch.where(first, self.step, self.first_output)
+        if neuron.reset == "subtract":
+            self.base[p] = self.base[p] - value * self.threshold[p]
+        elif neuron.reset == "value":
+            moved = neuron.reset_value - self.gain[p] * self.current[p]
+            self.base[p] = torch.where(fires, moved, self.base[p])
+        if self.execution.refractory[p] == "off":
+            return
+        rate, resting = self.execution.refractory_dropout[p], fires
+        if rate:
+            sources = self.structure.sources(p)
             number = keys.uniform(
                 self.start.seed,
                 self.start.sample_ids[:, None],
                 self.start.timestep,
                 random_keys.REFRACTORY_DROPOUT,
-                step,
-                torch.arange(sources.start, sources.stop, device=step.device),
+                self.step[:, None],
+                torch.arange(sources.start, sources.stop, device=fires.device),
             )
-            resting = resting & (number >= structure.dropout[here])
-        self.able[:, here] &= ~resting
-        discarding = structure.discarding.of(populations, resting)
-        if discarding is not None:
-            self.open[:, here] *= numbers(~discarding, base)
-
-    # -- emitting --------------------------------------------------------------------------------------
-
-    def _emit(
-        self,
-        sources: slice,
-        mask: Tensor,
-        amplitude: Tensor,
-        potential: Tensor,
-        step: Tensor,
-        current: Tensor | None = None,
-        cell: Tensor | None = None,
-        relay: bool = False,
-    ) -> None:
-        """Log spikes, queued inputs or what junctions pass on, at `mask` (B, n), and make pending what leads anywhere.
-
-        Args:
-            sources: the n sources.
-            amplitude, potential, current, cell: (B, n), see `EventLog`; None for 0 and -1.
-            step: (B, 1).
-            relay: it is delivered at once, not pending.
-        """
-        place = mask.cumsum(1)
-        number = place + (self.emitted[:, None] - 1)  # among the emissions of the sample
-        self.emitted = self.emitted + place[:, -1]
-        group = self.structure.group_of[sources]
-        if self.recorder.keep_log:
-            source = torch.arange(sources.start, sources.stop, device=step.device)
-            current = amplitude.new_zeros(()) if current is None else current
-            cell = torch.full_like(step, NOT_YET) if cell is None else cell
-            emission = (number, source, amplitude, step, potential, current, cell)
-            self.recorder.add(Block(mask, emission, (number, group, step) if relay else None))
-        if not relay:
-            moment = self.start.timestep * MOST_STEPS + step
-            leading = mask & self.structure.leads[sources]
-            self.pending.put(sources.start, leading, number, amplitude, potential, moment)
+            resting = fires & (number >= rate)
+        self.able[p] = ~resting if p not in self.seen else self.able[p] & ~resting

@@ -1,6 +1,5 @@
 """What is fixed about a graph and its execution, as tensors that stay on a device from timestep to timestep."""
 
-from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,84 +15,40 @@ from snn_async.graph import Graph, Population
 from snn_async.graph.layout import layout_of
 
 
-@dataclass(frozen=True)
-class Trait:
-    """What holds for all neurons of some populations.
-
-    Attributes:
-        which: of every population.
-        start: first neuron of each.
-        mask: (N,).
-    """
-
-    which: list[bool]
-    start: list[int]
-    mask: Tensor
-
-    def of(self, populations: range, given: Tensor) -> Tensor | None:
-        """Return for which of `given` (B, n), the neurons of neighbouring populations, it holds; None for none."""
-        here = self.which[populations.start : populations.stop]
-        if not any(here):
-            return None
-        return (
-            given
-            if all(here)
-            else given & self.mask[self.start[populations.start] : self.start[populations.stop]]
-        )
-
-
 class Structure:
     """A graph on a device, as one execution runs it. Nodes are numbered as in `Layout`, projections k = 0, 1, ...
 
     Attributes:
         into: the projections into each node, delayed ones too.
         out_of: those that deliver this timestep's events of each node.
-        delayed: those that deliver last timestep's spikes.
-        node_of: (S + N + U,) the node of every source; leads: whether its events lead anywhere; group_of: the group
-            of projections out of it.
+        delayed: those that deliver no events, but last timestep's spikes or settled potentials.
         first_source: (2 + P + J,) source index of the first unit of the input, of every node, and one after the last.
-        instant: junctions that pass on at once, in topological order; `relays` (1 + P + J,) is true of them.
-        through_max: nodes whose events may have come through a "max" in the same forward step.
-        population_of: (N,) the population of every neuron.
+        instant: junctions that pass on at once, in topological order.
         biased: (V,) the node that each element of `Values.biases` goes to.
         width: neurons or cells of every node.
-        starts: (P + 1,) first neuron of each population.
+        sizes: neurons of each population; starts: (P + 1,) first one of each.
         turn: (P + J,) see `Layout`; queued inputs are one hop further away. Behind a barrier places take turns' place.
         levels: turns at which waiting junctions pass on, ascending, then NEVER.
         first_turning: populations whose turn is the first forward step.
         windows: of every "max", by node.
-        mute, inclusive, subtracting, to_value, integrating, discarding, refractory: who never spikes, fires at the
-            threshold, has that reset and refractory mode.
-        reset_value: (N,) float64.
-        dropout: (N,) float64 probabilities of not becoming refractory, None where all are 0.
-        graded: populations whose spikes are not binary.
         repeats: whether a neuron may spike more than once in a timestep.
-        edges, first_edge, degree: groups of projections, `edges[first_edge[g]:][:degree[g]]`: those out of every
-            input, then out of every node, then, from group `alone` on, each by itself.
+        moves_on: whether currents may go on to arrive after a decisive evaluation.
     """
 
     def __init__(self, graph: Graph, execution: Execution, device: torch.device) -> None:
         self.layout = layout = layout_of(graph)
-        self.device, nodes, sizes = device, range(len(layout.turn)), np.diff(layout.start)
+        self.device, nodes, self.sizes = device, range(len(layout.turn)), np.diff(layout.start).tolist()
         self.neurons = [population.neuron for population in graph.populations]
+        unsent = layout.delayed | layout.settled
         self.into = [np.flatnonzero(layout.target == node).tolist() for node in nodes]
         self.out_of = {
-            node: np.flatnonzero((layout.source == node) & ~layout.delayed).tolist() for node in (-1, *nodes)
+            node: np.flatnonzero((layout.source == node) & ~unsent).tolist() for node in (-1, *nodes)
         }
-        self.delayed = np.flatnonzero(layout.delayed).tolist()
+        self.delayed = np.flatnonzero(unsent).tolist()
         self.connections = connections_of(graph, device)
-        self.node_of = self._tensor(np.repeat((-1, *nodes), [layout.inputs, *layout.size]))
-        self.leads = self._tensor([bool(edges) for edges in self.out_of.values()])[self.node_of + 1]
-        self.first_source = self._tensor([0, *layout.first_unit, len(self.node_of)])
+        self.first_source = self._tensor([0, *layout.first_unit, layout.inputs + int(layout.size.sum())])
         junctions = list(enumerate(graph.junctions, layout.populations))
         self.instant = [j for j, junction in junctions if not junction.waits]
-        self.relays = self._tensor([node in self.instant for node in (-1, *nodes)])
-        self.through_max: set[int] = set()
-        for j in self.instant:
-            sources = {int(layout.source[k]) for k in self.into[j]}
-            if dict(junctions)[j].kind == "max" or sources & self.through_max:
-                self.through_max.add(j)
-        self.population_of = self._tensor(np.repeat(np.arange(layout.populations), sizes))
         has_bias = layout.bias_start >= 0
         self.width = [
             node.size if isinstance(node, Population) else node.cell_count for node in graph.nodes.values()
@@ -110,29 +65,8 @@ class Structure:
         self.turn = self._tensor(turn)
         self.windows = {j: Windows(junction, device) for j, junction in junctions if junction.kind == "max"}
         modes = execution.refractory
-        self.mute = self._where([not neuron.spiking for neuron in self.neurons])
-        self.inclusive = self._where([neuron.inclusive for neuron in self.neurons])
-        self.subtracting = self._where([neuron.reset == "subtract" for neuron in self.neurons])
-        self.to_value = self._where([neuron.reset == "value" for neuron in self.neurons])
-        self.integrating = self._where([mode == "integrate" for mode in modes])
-        self.discarding = self._where([mode == "discard" for mode in modes])
-        self.refractory = self._where([mode != "off" for mode in modes])
-        self.reset_value = self._tensor(np.repeat([float(n.reset_value) for n in self.neurons], sizes))
-        rates = np.array(execution.refractory_dropout, dtype=np.float64)
-        self.dropout = self._tensor(np.repeat(rates, sizes)) if rates.any() else None
-        self.graded = [p for p, n in enumerate(self.neurons) if n.spiking and not n.binary]
-        self.repeats = "off" in modes or bool(rates.any())
-        inputs = [
-            [k for k in self.out_of[-1] if graph.projections[k].source == name] for name in graph.input_grids
-        ]
-        starts = [*inputs, *(self.out_of[node] for node in nodes)]
-        self.alone = len(starts)
-        counts = [here.stop - here.start for here in graph.input_slices.values()]
-        self.group_of = self._tensor(np.repeat(np.arange(self.alone), [*counts, *layout.size]))
-        groups = [*starts, *([k] for k in range(len(layout.source)))]
-        self.edges = self._tensor([k for group in groups for k in group])
-        degree = np.array([len(group) for group in groups])
-        self.degree, self.first_edge = self._tensor(degree), self._tensor(np.cumsum(degree) - degree)
+        self.repeats = "off" in modes or any(execution.refractory_dropout)
+        self.moves_on = self.repeats or any(mode != "discard" for mode in modes)
 
     def targets(self, k: int) -> slice:
         """Return the receivers of a projection."""
@@ -153,10 +87,6 @@ class Structure:
         """Return the source indices of a node's units."""
         first = int(self.layout.first_unit[node]) if node >= 0 else 0
         return slice(first, first + (int(self.layout.size[node]) if node >= 0 else self.layout.inputs))
-
-    def neurons_in(self, populations: range) -> slice:
-        """Return the neurons of neighbouring populations."""
-        return slice(int(self.layout.start[populations.start]), int(self.layout.start[populations.stop]))
 
     def neurons_of(self, p: int) -> slice:
         """Return the neurons of a population."""
@@ -183,11 +113,6 @@ class Structure:
         """Return what a delayed projection delivers, (B, fan_in)."""
         first = int(self.layout.first_source[k]) - self.layout.inputs
         return values.last_spikes[:, first : first + int(self.layout.fan_in[k])]
-
-    def _where(self, which: list[bool]) -> "Trait":
-        return Trait(
-            which, self.layout.start.tolist(), self._tensor(np.repeat(which, np.diff(self.layout.start)))
-        )
 
     def _tensor(self, values: Any) -> Tensor:
         return torch.as_tensor(values).to(self.device, copy=True)
