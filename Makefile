@@ -9,8 +9,9 @@ READY := $(VENV)/.installed
 demo: $(READY)
 	$(BIN)/snn-async compare --config configs/compare_digits.yaml
 
+# Two processes; within them torch gains nothing by more threads on networks this small.
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # New random networks in every run, many more than `make test` takes (a failure prints how to repeat it), and
 # the slow half of tests/faults: processes killed at many moments.

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import ENGINES
+from every_engine import ENGINES
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import KINDS, MOTIFS, Drawing, Latest, Recipe, frames, network

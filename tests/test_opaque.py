@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ENGINES
+from every_engine import ENGINES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import KINDS, WAITING, Drawing, Latest, frames, network, numbered
