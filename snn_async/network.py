@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from snn_async import checks
-from snn_async.capture import Encoded, Observed, arguments_of, capture, kind_of, only_runs
+from snn_async.capture import Encoded, Observed, arguments_of, capture, kind_of, only_runs, tensors_among
 from snn_async.engines.choice import choose_engine
 from snn_async.engines.contract import Engine, Execution, PendingEvents
 from snn_async.errors import CheckpointError, GradientError, InputError, UnsupportedModelError
@@ -28,7 +28,7 @@ from snn_async.results import AsyncRun, AsyncState, Record, activity_of, check_s
 from snn_async.trace import Trace, trace_of
 
 _MOST_CAPTURES = 16  # of input shapes and modes that are kept
-_ONE_AT_A_TIME = threading.RLock()  # a capture exchanges what neuron modules do
+_ONE_AT_A_TIME = threading.RLock()  # a capture exchanges what neuron modules do, and parameters
 
 
 class Captured(Protocol):
@@ -105,10 +105,14 @@ class AsyncNetwork(nn.Module):
             OptionError: for options that contradict the graph.
             UnsupportedByEngineError: if the engine cannot run it.
         """
-        return self._plan(*arguments_of(self.model, args, kwargs))
+        return self._planned(args, kwargs)[0]
 
-    def _plan(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan:
+    def _planned(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Plan, tuple[Any, ...], dict[str, Any]]:
+        """Return how a call is run, and its arguments as the model takes them."""
         with _ONE_AT_A_TIME:
+            args, kwargs = arguments_of(self.model, args, kwargs)
             key = Observed(self.model, args, kwargs)
             plan = self._plans.pop(key, None)
             if plan is None:
@@ -121,7 +125,7 @@ class AsyncNetwork(nn.Module):
             self._plans[key] = plan
             while len(self._plans) > _MOST_CAPTURES:
                 del self._plans[next(iter(self._plans))]
-            return plan
+            return plan, args, kwargs
 
     @property
     def shown(self) -> Plan:
@@ -233,7 +237,7 @@ class AsyncNetwork(nn.Module):
             RunawayError: if a timestep exceeds `max_forward_steps`.
         """
         with _evaluating(self.model):
-            return self._trace(*arguments_of(self.model, args, kwargs), sample, seed, sample_ids, layered)
+            return self._trace(args, kwargs, sample, seed, sample_ids, layered)
 
     def _trace(
         self,
@@ -244,14 +248,15 @@ class AsyncNetwork(nn.Module):
         sample_ids: Sequence[int] | Tensor | None,
         layered: bool,
     ) -> Trace:
-        plan = self._plan(args, kwargs)
+        plan, args, kwargs = self._planned(args, kwargs)
         samples = plan.capture.samples
         sample = checks.check_sample(sample, samples)
         ids = checks.check_sample_ids(sample_ids, samples)
         execution = with_barrier(plan.execution) if layered else in_evaluation(plan.execution)
         seed = self.seed if seed is None else checks.check_seed(seed)
         with torch.no_grad(), torch.random.fork_rng(devices=()):
-            encoded = plan.capture.encode(self.model, args, kwargs)
+            with _ONE_AT_A_TIME:
+                encoded = plan.capture.encode(self.model, args, kwargs)
             job = job_for(plan._replace(execution=execution), encoded, None, seed, ids)
             job = replace(job.of_sample(sample), keep_log=True)
             trajectory = UnlayeredBackprop().run(job)
@@ -330,8 +335,7 @@ class AsyncNetwork(nn.Module):
         sample_ids: Sequence[int] | Tensor | None,
         record: Sequence[str],
     ) -> AsyncRun:
-        args, kwargs = arguments_of(self.model, args, kwargs)
-        plan = self._plan(args, kwargs)
+        plan, args, kwargs = self._planned(args, kwargs)
         graph, captured = plan.graph, plan.capture
         execution = with_barrier(plan.execution) if layered else plan.execution
         execution = execution if self.model.training else in_evaluation(execution)
@@ -342,8 +346,9 @@ class AsyncNetwork(nn.Module):
         ids = checks.check_sample_ids(sample_ids, captured.samples)
         seed = None if seed is None else checks.check_seed(seed)
         hooked = [p.name for p in graph.populations if p.neuron.module._forward_hooks]
-        with torch.autocast(kind_of(self.model)[1].type, enabled=False):
-            encoded = captured.encode(self.model, args, kwargs)
+        with torch.autocast(tensors_among(args, kwargs)[0].device.type, enabled=False):
+            with _ONE_AT_A_TIME:
+                encoded = captured.encode(self.model, args, kwargs)
             if seed is None:  # after what the model draws itself
                 seed = self.seed if layered and state is None else self._seed(state)
             job = job_for(plan._replace(execution=execution), encoded, state, seed, ids)

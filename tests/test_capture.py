@@ -6,6 +6,8 @@ import pickle
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import snntorch as snn
@@ -17,7 +19,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import snn_async
-from snn_async.errors import SnnAsyncError, UnsupportedModelError
+from snn_async.errors import InputError, SnnAsyncError, UnsupportedModelError
 
 T, B = 4, 2
 
@@ -387,6 +389,9 @@ def test_several_threads_call_networks_at_once():
         for nets in ([shared] * 6, own):
             found = list(pool.map(lambda net, frames: net(frames), nets, inputs))
             assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        several = [inputs[0][:t, :b] for t in (1, 2, 3) for b in (1, 2)] * 3  # captured while others run
+        sizes = [result.shape[:2] for result in pool.map(shared, several)]
+        assert sizes == [frames.shape[:2] for frames in several]
     assert nn.Linear(2, 2)(torch.zeros(1, 2)).shape == (1, 2)  # torch is as it was
 
 
@@ -866,3 +871,64 @@ def test_a_value_carried_over_takes_the_spikes_of_its_own_population():
     net = captured(model, x)
     assert [p.name for p in net.graph.populations] == ["a", "c", "b", "out"]
     torch.testing.assert_close(net.layered(x).result, model(x), rtol=0, atol=1e-12)
+
+
+# -- what a capture depends on --------------------------------------------------------------------------------
+
+
+@dataclass
+class Settings:
+    gain: float = 1.0
+
+
+class Configured(nn.Module):
+    """Computes with what it holds elsewhere than in parameters and buffers."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.lif = nn.Linear(4, 4), leaky(threshold=2.5)
+        self.mask, self.nested, self.settings = [torch.ones(4)], {"a": {"gain": 1.0}}, Settings()
+
+    def forward(self, x):
+        gain = self.nested["a"]["gain"] * self.settings.gain
+        return self.lif(self.fc(x) * (self.mask[0] * 2 + 1) * gain)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda net: net.mask[0].mul_(3),
+        lambda net: net.nested["a"].update(gain=3.0),
+        lambda net: setattr(net.settings, "gain", 3.0),
+    ],
+    ids=["a tensor in place", "a nested dictionary", "an object"],
+)
+def test_what_modules_hold_may_change_between_calls(change):
+    torch.manual_seed(0)
+    model, frames = Configured(), torch.rand(3, 2, 4)
+    net = snn_async.asynchronize(model, forward_group_size=2).eval()
+    before = net(frames)
+    assert torch.equal(net(frames), before) and len(net._plans) == 1
+    change(model)
+    expected = snn_async.asynchronize(model, forward_group_size=2)(frames)
+    assert torch.equal(net(frames), expected) and not torch.equal(before, expected)
+
+
+def test_tensors_within_objects_are_refused():
+    model = nn.Sequential(nn.Linear(4, 3), snn.Leaky(beta=0.9, init_hidden=True))
+    with pytest.raises(InputError, match="an argument is a SimpleNamespace, which holds tensors"):
+        snn_async.asynchronize(model)(torch.rand(3, 2, 4), SimpleNamespace(y=torch.rand(2)))
+
+    class Boxed(nn.Sequential):
+        def forward(self, x):
+            return SimpleNamespace(spikes=super().forward(x))
+
+    with pytest.raises(UnsupportedModelError, match="the result of the forward is a SimpleNamespace"):
+        snn_async.asynchronize(Boxed(*model))(torch.rand(3, 2, 4))
+
+
+def test_neurons_are_no_samples():
+    """Without time, features are not taken for samples."""
+    net = snn_async.asynchronize(nn.Sequential(nn.Linear(20, 5), snn.Leaky(beta=0.9, init_hidden=True)))
+    assert net(torch.rand(4, 20)).shape == (4, 5)
+    assert (net.shown.capture.steps, net.shown.capture.samples) == (1, 4)

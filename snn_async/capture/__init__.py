@@ -1,6 +1,6 @@
 """Capture: a model is run once on fake tensors, and what it calls becomes a graph (docs/architecture.md)."""
 
-from snn_async.capture.arguments import Observed, arguments_of, kind_of, only_runs
+from snn_async.capture.arguments import Observed, arguments_of, kind_of, only_runs, tensors_among
 from snn_async.capture.captured import Captured, capture, check_model
 from snn_async.capture.program import Encoded
 
@@ -13,4 +13,5 @@ __all__ = [
     "check_model",
     "kind_of",
     "only_runs",
+    "tensors_among",
 ]

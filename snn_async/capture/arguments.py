@@ -1,5 +1,9 @@
 """What a network is called with: checked, of the model's dtype, and what a capture of it depends on."""
 
+from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -7,7 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 
-from snn_async.errors import InputError, UnsupportedModelError
+from snn_async.errors import InputError, SnnAsyncError, UnsupportedModelError
 from snn_async.frameworks.calls import held_between_calls
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -43,6 +47,7 @@ def arguments_of(
         raise InputError("the network was called without a tensor; give it what its model takes")
     for x in tensors:
         _check(x, device)
+    check_plain((args, kwargs), "an argument", InputError)
 
     def converted(value: Any) -> Any:
         if (
@@ -108,13 +113,26 @@ def kind_of(model: nn.Module) -> tuple[torch.dtype, torch.device]:
     return kinds.pop()
 
 
+def check_plain(values: Any, what: str, error: type[SnnAsyncError]) -> None:
+    """Raise `error` for an object that holds tensors where `torch.utils._pytree` does not see them."""
+    for leaf in pytree.tree_leaves(values):
+        held = getattr(leaf, "__dict__", None)
+        if held and not isinstance(leaf, Tensor) and any(isinstance(v, Tensor) for v in held.values()):
+            raise error(
+                f"{what} is a {type(leaf).__name__}, which holds tensors; use tensors, tuples, lists, dictionaries "
+                "or named tuples"
+            )
+
+
 class Observed:
     """What a capture depends on besides values: shapes of arguments, and every object that the model holds by name."""
 
     def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         leaves, spec = pytree.tree_flatten((args, kwargs))
         self._given = (str(spec), *(_described(leaf) for leaf in leaves))
-        self._held = _objects(model)
+        seen: set[int] = set()
+        objects = (one for leaf in leaves if not isinstance(leaf, Tensor) for one in _within(leaf, seen))
+        self._held = [*objects, *_objects(model, seen)]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Observed) or self._given != other._given:
@@ -128,20 +146,37 @@ class Observed:
         return hash(self._given)
 
 
-def _items(value: Any) -> list[object]:
-    """Return a value, or what a list, tuple or dictionary holds."""
+def _within(value: Any, seen: set[int]) -> Iterator[object]:
+    """Give what lists, tuples, dictionaries and plain objects hold, at any depth; of a tensor its version too."""
+    plain = isinstance(value, SimpleNamespace | Namespace) or (
+        is_dataclass(value) and not isinstance(value, type)
+    )
     if isinstance(value, dict):
-        return [*value, *value.values()]
-    return list(value) if isinstance(value, list | tuple) else [value]
+        held = [*value, *value.values()]
+    elif plain:
+        held = [value, *getattr(value, "__dict__", {}).values()]
+    else:
+        held = list(value) if isinstance(value, list | tuple) else []
+    if held and id(value) not in seen:
+        seen.add(id(value))
+        for one in held:
+            if one is value:
+                yield one
+            else:
+                yield from _within(one, seen)
+    elif not held:
+        yield value
+        if isinstance(value, Tensor) and not value.is_inference():
+            yield value._version
 
 
 def _described(leaf: Any) -> object:
     if isinstance(leaf, Tensor):
         return (tuple(leaf.shape), leaf.dtype)
-    return leaf if isinstance(leaf, _PLAIN) else (type(leaf), id(leaf))
+    return leaf if isinstance(leaf, _PLAIN) else type(leaf)
 
 
-def _objects(model: nn.Module) -> list[object]:
+def _objects(model: nn.Module, seen: set[int]) -> list[object]:
     """Return what the modules hold, but for their states, and parameters and buffers, which are read in every run."""
     found: list[object] = []
     for module in model.modules():
@@ -150,7 +185,7 @@ def _objects(model: nn.Module) -> list[object]:
         found.append(module)
         for name, value in held.items():
             if name not in states and name not in _INTERNAL:
-                found += _items(value)
+                found += _within(value, seen)
         found += held["_modules"].values()
         found += held["_parameters"]
         found += [hook for hooks in _HOOKS for hook in held.get(hooks, {}).values()]

@@ -14,7 +14,7 @@ from snn_async.capture.assembling import Assembly
 from snn_async.capture.cells import Cell, cells_of, starts_from_rest
 from snn_async.capture.expression import Values, run_node
 from snn_async.capture.folding import Fold
-from snn_async.capture.kinds import Dependencies, Kind, storage_of
+from snn_async.capture.kinds import Dependencies, Kind, shape_of, storage_of
 from snn_async.capture.over_time import over_time
 from snn_async.capture.program import Encoded, Program, Shown
 from snn_async.capture.recording import CallError, Recording, record, tensors_of
@@ -129,7 +129,10 @@ def _outside(
     except CallError as other:
         raise (other if error is None else error.or_else(other)) from other
     cells = cells_of(recording, Dependencies(recording))
-    steps = len(tensors_among(args, kwargs)[0])
+    first = tensors_among(args, kwargs)[0]
+    steps = len(first)
+    if first.dim() == 2 and any(len(shape_of(call.args[0])) < 2 for cell in cells for call in cell.calls):
+        raise error or UnsupportedModelError("x has no axis of samples; give it as (T, B, ...)")
     for cell in cells:
         called = [node.args[2] * steps // len(recording.calls) for node in cell.calls]
         if len(cell.calls) > 1 and called != [*range(steps)]:  # it loops over something else than time

@@ -19,6 +19,7 @@ from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
+from snn_async.capture.arguments import check_plain
 from snn_async.capture.tracing import NOT_OWN, Place, line_of, needs_values, trace
 from snn_async.errors import SnnAsyncError, UnsupportedModelError
 from snn_async.frameworks.calls import held_between_calls, replaced, settings_of
@@ -242,6 +243,7 @@ def _record(
         except Exception as error:
             raise _failed(model, error) from error
         now = _plain_values(model)
+    check_plain(results[0], "the result of the forward", UnsupportedModelError)
     for node in traced.graph.nodes:
         if node.target is FUNCTION:
             node.meta["function"] = _FUNCTIONS[node.args[1]]

@@ -233,7 +233,16 @@ def _pooled(pooled: tuple[Windows, NDArray[np.float64]], shape: tuple[int, ...],
 
 
 def synapses_of(wires: Wires, source: Grid, target: Grid, name: str) -> Synapses:
-    """Return fixed synapses between units of two grids."""
+    """Return fixed synapses between units of two grids.
+
+    Raises:
+        UnsupportedModelError: if the values are not those of the units, as of a network without an axis of samples.
+    """
+    if (wires.sources, wires.targets) != (size_of(source), size_of(target)):
+        raise UnsupportedModelError(
+            f"{name or 'a connection'} takes {wires.sources} values to {wires.targets}, but one sample has "
+            f"{size_of(source)} and {size_of(target)}; give samples an axis of their own: x of (T, B, ...)"
+        )
     of, to = _units(source)[wires.of], _units(target)[wires.to]
     same = source == target and len(of) == size_of(source)
     if same and bool((wires.value == 1).all()) and np.array_equal(of, to):
