@@ -24,7 +24,15 @@ from snn_async.graph.parameters import collect, scales_of
 from snn_async.learning.rule import Job, Shown, Standing
 from snn_async.learning.unlayered import UnlayeredBackprop
 from snn_async.options import Options, in_evaluation, with_barrier
-from snn_async.results import AsyncRun, AsyncState, Record, activity_of, check_state, layout_of_state
+from snn_async.results import (
+    AsyncRun,
+    AsyncState,
+    Record,
+    activity_of,
+    check_state,
+    continued,
+    layout_of_state,
+)
 from snn_async.trace import Trace, trace_of
 
 _MOST_CAPTURES = 16  # of input shapes and modes that are kept
@@ -451,18 +459,15 @@ def job_for(plan: Plan, encoded: Encoded, state: AsyncState | None, seed: int, s
     like = x.detach()
     with _ONE_AT_A_TIME:
         live = tuple(population.neuron.read(population, like) for population in graph.populations)
-    if state is None:
-        rest = tuple(
-            population.neuron.started(
-                own, encoded.states.get(population.name, ()), population.neuron.rest(own, x.shape[1], like)
-            )
-            for population, own in zip(graph.populations, live, strict=True)
+    neurons = tuple(
+        population.neuron.started(
+            own, encoded.states.get(population.name, ()), population.neuron.rest(own, x.shape[1], like)
         )
-        spikes = like.new_zeros(()).expand(x.shape[1], graph.size)
-        held = graph.input_size - x.shape[2]  # memories are the inputs that are not encoded
-        standing = Standing(rest, spikes, PendingEvents.none(like), like.new_zeros((x.shape[1], held)))
-    else:
-        standing = state.standing
+        for population, own in zip(graph.populations, live, strict=True)
+    )
+    spikes = like.new_zeros(()).expand(x.shape[1], graph.size)
+    held = graph.input_size - x.shape[2]  # memories are the inputs that are not encoded
+    rest = Standing(neurons, spikes, PendingEvents.none(like), like.new_zeros((x.shape[1], held)))
     source_scale, target_scale = scales_of(graph, encoded.gains, len(x))
     return Job(
         engine=plan.engine,
@@ -477,7 +482,7 @@ def job_for(plan: Plan, encoded: Encoded, state: AsyncState | None, seed: int, s
         sample_ids=sample_ids.to(x.device),
         memories=encoded.memories,
         timestep=0 if state is None else state.timestep,
-        standing=standing,
+        standing=rest if state is None else continued(state, rest),
         shown=((graph.output, "spikes"),),
     )
 

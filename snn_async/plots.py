@@ -88,7 +88,7 @@ def timeline(
     graph, total = plan.graph, plan.capture.steps
     if timesteps is not None and (type(timesteps) is not int or not 1 <= timesteps <= total):
         raise OptionError(f"timesteps={timesteps!r} must be from 1 to the input's {total}, a whole number")
-    chosen = _checked(neurons or {}, graph)
+    chosen = {} if neurons is None else _checked(neurons, graph)
     traces = [
         net.trace(x, sample=sample, seed=seed, sample_ids=sample_ids, layered=layered)
         for layered in (True, False)
@@ -221,7 +221,7 @@ def _named(spikes: object) -> tuple[dict[str, object], str]:
     if not isinstance(spikes, AsyncRun):
         return {"": spikes}, ""
     names = list(spikes.activity.spikes)
-    called = labels(dict(spikes.state.layout[-len(names) :]))  # type: ignore[arg-type]
+    called = labels({name: shape for name, shape, *_ in spikes.state.layout[-len(names) :]})
     bands = {called[name]: spikes.records[name] for name in names[:-1] if name in spikes.records}
     return {**bands, called[names[-1]]: spikes.spikes}, called[names[-1]]
 
@@ -315,6 +315,10 @@ def _meaning(execution: Execution) -> str:
 
 def _checked(neurons: Mapping[str, Sequence[int]], graph: Graph) -> dict[str, list[int]]:
     sizes = _sizes(graph)
+    if not isinstance(neurons, Mapping) or not all(isinstance(n, Sequence) for n in neurons.values()):
+        raise OptionError(
+            f"neurons={neurons!r} must be lists of numbers by population: {{{graph.output!r}: [0, 1]}}"
+        )
     for name, numbers in neurons.items():
         if name not in sizes:
             raise OptionError(f"neurons: {name!r} is no population; there are {list(sizes)}")

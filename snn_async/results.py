@@ -11,7 +11,7 @@ from snn_async.errors import InputError
 from snn_async.graph import Graph
 from snn_async.learning.rule import Standing
 
-Layout = tuple[tuple[int, ...] | tuple[str, tuple[int, ...]], ...]
+Layout = tuple[tuple[str, tuple[int, ...]] | tuple[str, tuple[int, ...], str], ...]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class AsyncState:
         standing: the neurons' states, last spikes and pending events, differentiable: gradients flow into the run it
             came from.
         timestep, seed, sample_ids: continue the random numbers of the stream.
-        layout: the network it belongs to: input shape, then (name, shape) of every population.
+        layout: the network it belongs to: (name, grid) of every input, then (name, shape, neuron class) of every
+            population.
     """
 
     standing: Standing
@@ -97,7 +98,8 @@ class AsyncRun:
 
 def layout_of_state(graph: Graph) -> Layout:
     """Return what two networks must have in common to share a state."""
-    return (*graph.input_grids.items(), *((p.name, p.shape) for p in graph.populations))
+    neurons = ((p.name, p.shape, type(p.neuron.module).__name__) for p in graph.populations)
+    return (*graph.input_grids.items(), *neurons)
 
 
 def check_state(state: AsyncState, graph: Graph, samples: int) -> None:
@@ -120,6 +122,26 @@ def check_state(state: AsyncState, graph: Graph, samples: int) -> None:
         for value in values
     ):
         raise InputError("the state's potentials are NaN or infinite; start from rest with state=None")
+
+
+def continued(state: AsyncState, rest: Standing) -> Standing:
+    """Return where a run continues that would start at `rest`; autograd can save it.
+
+    Raises:
+        InputError: for a state of another dtype, device or number of states per neuron.
+    """
+    given, own = _kinds(state.standing), _kinds(rest)
+    if given != own:
+        raise InputError(
+            f"the state's populations have {given}, this network's {own}; move the network to the state's dtype and "
+            "device, pass the state of the same network, or None to start from rest"
+        )
+    return state.standing.map(lambda value: value.clone() if value.is_inference() else value)
+
+
+def _kinds(standing: Standing) -> list[str]:
+    """Return how many values every neuron of each population keeps, and as what."""
+    return [f"{len(values)} states of {values[0].dtype} on {values[0].device}" for values in standing.neurons]
 
 
 def activity_of(graph: Graph, counts: Counts) -> Activity:

@@ -10,6 +10,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from tiny_data import TinyEvents, make_net
 
 from lightning_modules import MeanLoss, RateLoss, SpikingClassifier
+from lightning_modules.training.first_step_check import check_first_step
 from lightning_modules.training.lightning_warnings import quiet_lightning
 from lightning_modules.training.losses import loss_for
 from snn_async.errors import CheckpointError, DataError, OptionError, UnsupportedModelError
@@ -207,7 +208,17 @@ def test_batch_first_data_is_refused_or_turned(tmp_path, batch_size):
 def test_prediction_returns_class_counts_and_steps(tmp_path):
     batch = trainer(tmp_path, 1).predict(classifier(), TinyEvents(48))[0]
     assert batch["counts"].shape == (48, 3) and torch.equal(batch["counts"].argmax(1), batch["class"])
-    assert batch["sample_id"].tolist() == list(range(48)) and (batch["forward_steps"] >= 4).all()
+    assert batch["sample_id"].tolist() == list(range(48))
+    assert (batch["forward_steps_all_timesteps"] >= 4).all()
+
+
+@pytest.mark.parametrize(("steps", "said"), [(0, 1), (1, 0)])
+def test_a_batch_norm_without_statistics_is_told_before_training(tmp_path, caplog, steps, said):
+    net = torch.nn.Sequential(torch.nn.Linear(12, 8), torch.nn.BatchNorm1d(8), *make_net()[2:])
+    module = SpikingClassifier(net, warmup_layered_steps=steps)
+    check_first_step(module, TinyEvents(), False, accelerator="cpu")
+    trainer(tmp_path, 1).fit(module, TinyEvents())
+    assert caplog.text.count("BatchNorm '1' has seen no data") == said  # by the fit, not by the check too
 
 
 @pytest.mark.parametrize("loss", [SF.ce_rate_loss(), SF.mse_count_loss(), RateLoss(0.5)])

@@ -88,7 +88,8 @@ def test_fit_resume_test_and_predict(tmp_path, config, capsys):
 
     main(["predict", "--config", path, "--ckpt_path", str(whole), "--model.execution", "layered"])
     rows = read(logs / "version_3" / "predictions.csv")
-    assert len(rows) == 48 and set(rows[0]) >= {"sample_id", "class", "forward_steps", "count_2"}
+    names = ["sample_id", "class", "label", "forward_steps_all_timesteps", *(f"count_{c}" for c in range(3))]
+    assert list(rows[0]) == names and [row["label"] for row in rows] == [str(i % 3) for i in range(48)]
 
     main(["test", "--config", path, "--ckpt_path", str(whole)])
     main(["fit", "--config", path, "--trainer.max_epochs", "2", "--ckpt_path", str(whole)])

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from contextlib import nullcontext
+from itertools import product
 
 import pytest
 import snntorch
@@ -13,9 +14,14 @@ import torch
 import yaml
 from filelock import FileLock
 
+from lightning_modules import SpikingClassifier
 from lightning_modules.cli import main
 from lightning_modules.compare import run
+from lightning_modules.compare.findings import headline
 from lightning_modules.compare.output_folder import FIGURES
+from lightning_modules.compare.plan import Case, Condition
+from lightning_modules.compare.report import html
+from lightning_modules.compare.results import Row
 
 VALUES = {
     "model": "tiny_data:make_net",
@@ -111,6 +117,46 @@ def test_writes_everything_and_a_second_call_makes_nothing(copy, config, made, c
     said = " ".join(capsys.readouterr().out.split())
     assert "4 of 4 models and 24 of 24 results kept from an earlier run" in said
     assert re.search(r"random random 2 output [0-9.]+ ± [0-9.]+", said)
+
+
+def test_a_trained_model_is_a_checkpoint_that_makes_itself_again(finished):
+    path = finished / "out" / "models" / "random_seed1.ckpt"
+    made, saved = SpikingClassifier.from_checkpoint(path), torch.load(path, weights_only=True)
+    assert made.hparams["network"] == "tiny_data:make_net" and made.network[1].weight.shape[0] == 6
+    assert (made.net.options.scheduler, made.net.options.forward_group_size) == ("random", 2)
+    assert all(torch.equal(value, saved["state_dict"][key]) for key, value in made.state_dict().items())
+
+
+def found(seeds):
+    """Rows of three trainings under three executions, at F = 4 and 8: a training wins under its own execution."""
+    methods, rows = ("layered", "random", "momentum"), []
+    for training, execution, seed in product(methods, methods, range(seeds)):
+        for size in (None,) if execution == "layered" else (4, 8):
+            accuracy = (
+                0.9 if execution == "layered" else 0.5 + 0.2 * (training == execution) + (size == 8) / 10
+            )
+            measures = {"accuracy": accuracy + seed / 50}
+            measures |= dict.fromkeys(("spikes", "forward_steps", "latency", "synaptic_operations"), 1.0)
+            rows.append(Row(Case(training, seed), Condition(execution, size, "quiescent"), measures))
+    return rows
+
+
+def test_each_training_is_headlined_as_it_was_trained():
+    few = " (2 seeds: too few for an interval that means anything)."
+    assert headline(found(2), "8") == (
+        "Without the barrier (random, F = 8), the accuracy of the network trained layered is 30.0 points lower than "
+        "with it; trained random, it is 20.0 points higher than trained layered. Without the barrier (momentum, "
+        "F = 8), the accuracy of the network trained layered is 30.0 points lower than with it; trained momentum, it "
+        "is 20.0 points higher than trained layered" + few
+    )
+    assert headline(found(2), "16").count("F = 4") == 2  # not evaluated as trained: the first
+
+
+@pytest.mark.parametrize(("seeds", "said"), [(1, "one seed"), (2, "too few for an interval"), (3, "not one")])
+def test_intervals_are_of_three_seeds_and_more(seeds, said):
+    page = html(found(seeds), {}, "")
+    assert page.count(said) == (seeds < 3) and ("<th>95 % interval</th>" in page) == (seeds > 2)
+    assert "nan" not in page
 
 
 def test_another_seed_execution_size_and_stop_add_to_a_finished_comparison(
@@ -223,6 +269,11 @@ def test_folds_are_data_of_their_own_and_the_best_epoch_can_be_kept(tmp_path, co
     assert [(r["fold"], r["seed"]) for r in rows(tmp_path / "out")] == [("0", "0"), ("1", "1")]
 
 
+def normed(width=6):
+    flat, linear, *others = tiny_data.make_net(width)
+    return torch.nn.Sequential(flat, linear, torch.nn.BatchNorm1d(width), *others)
+
+
 class Looped(torch.nn.Module):
     """All timesteps of x (T, B, 12), to logits (B, 3)."""
 
@@ -257,6 +308,8 @@ def test_refusals_leave_nothing(tmp_path, config, capsys):
     assert "max_forward_steps=1 " in refused(capsys, "--config", config, "--execution.max_forward_steps", "1")
     assert f"seeds: {2**70}" in refused(capsys, "--config", config, "--seeds", f"[{2**70}]")
     assert "change model_args" in refused(capsys, "--config", config, "--model_args", "{depth: 3}")
+    error = refused(capsys, "--config", config, "--model", "test_compare:normed")
+    assert "training.warmup_layered_steps: 0, but BatchNorm '2' has seen no data" in error
     assert "folds" in refused(capsys, "--config", config, "--folds", "3")
     assert "stop='never'" in refused(capsys, "--config", config, "--evaluation.stops", "[never]")
     assert "x must be time first" in refused(capsys, "--config", config, "--data.batch_first", "true")

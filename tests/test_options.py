@@ -161,3 +161,47 @@ def test_a_state_carries_gradient_until_it_is_detached(engine, carried):
         after = net.run(torch.zeros(2, 1, 1), state=state.detach() if detach else state)
         (gradient,) = torch.autograd.grad(after.potentials.sum(), x, allow_unused=True)
         assert (gradient is not None and bool(gradient.any())) is not detach
+
+
+@pytest.mark.parametrize(
+    "other, says",
+    [
+        (lambda: model(snntorch.Synaptic, alpha=0.5), "'Synaptic'.*this one has.*'Leaky'"),
+        (
+            lambda: model().double(),
+            r"2 states of torch.float64 on cpu.*this network's \['2 states of torch.float32",
+        ),
+    ],
+)
+def test_a_state_of_other_neurons_or_precision_is_refused(other, says):
+    x = torch.ones(1, 1, 1)
+    state = snn_async.asynchronize(other(), backend="torch").run(x).state
+    with pytest.raises(snn_async.errors.InputError, match=says):
+        snn_async.asynchronize(model(), backend="torch").run(x, state=state)
+
+
+def test_a_state_made_in_inference_mode_can_be_trained_from():
+    options = dict(stop="after(2)", leftover="carry", forward_group_size=1, refractory="integrate")
+    net, x = snn_async.asynchronize(model(), backend="torch", **options).eval(), torch.ones(2, 1, 1)
+    gradients = []
+    for mode in (torch.no_grad(), torch.inference_mode()):
+        with mode:
+            state = net.run(x).state
+        assert len(state.pending.source)
+        gradients.append(torch.autograd.grad(net.run(x, state=state).potentials.sum(), net.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_one_sample_and_timestep_of_a_loop_over_time_is_not_taken_for_a_batch_without_time():
+    class Loop(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = (nn.Conv2d(2, 2, 3, padding=1), nn.ConvTranspose2d(2, 2, 3, padding=1))
+            self.neurons = nn.ModuleList(snntorch.Leaky(beta=0.5, init_hidden=True) for _ in range(3))
+
+        def forward(self, x):
+            a, b, c = self.neurons
+            return torch.stack([c(self.second(b(self.first(a(frame))))) for frame in x])
+
+    net, x = snn_async.asynchronize(Loop(), backend="torch").eval(), torch.full((1, 1, 2, 4, 4), 9.0)
+    assert torch.equal(net.layered(x).result, Loop.forward(net.model, x)) and net(x).shape == x.shape

@@ -83,6 +83,8 @@ def test_a_timeline_of_a_large_network_shows_the_most_active_or_the_chosen_and_s
     for neurons, says in (
         ({"p9": [1]}, "'p9' is no population; there are"),
         ({"p2": [10]}, "'p2' has no 10"),
+        (0, "neurons=0 must be lists of numbers by population: {'p2': "),
+        ({"p2": 1}, "neurons={'p2': 1} must be lists"),
     ):
         with pytest.raises(OptionError, match=says):
             plots.timeline(net, x, neurons=neurons)

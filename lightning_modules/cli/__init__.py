@@ -11,7 +11,7 @@ COMMANDS = {
     "fit": "train a network from a YAML",
     "validate": "evaluate it on the validation data",
     "test": "evaluate it on the test data",
-    "predict": "write predictions.csv: class, counts and forward steps per sample",
+    "predict": "write predictions.csv: class, label, counts and forward steps per sample",
     "compare": "train layered and unlayered, evaluate every model under every execution, write a report",
     "configs": "list the configurations that come with the package, which --config takes by name",
 }

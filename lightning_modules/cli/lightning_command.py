@@ -179,8 +179,9 @@ def _write_predictions(path: Path, batches: list[Any]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         classes = len(batches[0]["counts"][0]) if batches else 0
-        rows.writerow(["sample_id", "class", "forward_steps", *(f"count_{c}" for c in range(classes))])
-        names = ("sample_id", "class", "forward_steps", "counts")
-        columns = ([entry for batch in batches for entry in batch[name]] for name in names)
-        for sample, label, steps, counts in sorted(zip(*columns, strict=True)):
-            rows.writerow([sample, label, steps, *counts])
+        label = ["label"] if batches and "label" in batches[0] else []
+        names = ["sample_id", "class", *label, "forward_steps_all_timesteps"]
+        rows.writerow([*names, *(f"count_{c}" for c in range(classes))])
+        columns = ([entry for batch in batches for entry in batch[name]] for name in (*names, "counts"))
+        for *values, counts in sorted(zip(*columns, strict=True)):
+            rows.writerow([*values, *counts])

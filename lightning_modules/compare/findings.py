@@ -10,7 +10,11 @@ from scipy.special import stdtrit
 from .plan import Condition
 from .results import Row
 
-Cell = tuple[str, Condition]  # training, execution
+ENOUGH = 3  # seeds for an interval: Student's t of two is so wide that it says nothing
+FEW = {
+    1: " (one seed, which says nothing about others)",
+    2: " (2 seeds: too few for an interval that means anything)",
+}
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class Difference:
         trained, run: the one cell in words.
         against: the other one, where it differs.
         value: mean over seeds.
-        margin: half the width of the 95 % interval of Student's t; NaN for one seed.
+        margin: half the width of the 95 % interval of Student's t; NaN for fewer than `ENOUGH` seeds.
         seeds: how many.
     """
 
@@ -33,6 +37,11 @@ class Difference:
     seeds: int
 
     @property
+    def measurable(self) -> bool:
+        """Whether there are seeds enough for an interval."""
+        return self.seeds >= ENOUGH
+
+    @property
     def significant(self) -> bool:
         """Whether 0 lies outside the interval."""
         return abs(self.value) > self.margin
@@ -40,51 +49,62 @@ class Difference:
     @property
     def interval(self) -> str:
         """The interval as text."""
-        if math.isnan(self.margin):
-            return "none from one seed"
         return f"{self.value - self.margin:+.1f} to {self.value + self.margin:+.1f}"
 
     def told(self, than: str) -> str:
-        """Return it as words, "4.2 points lower than ... (95 % interval ...)"."""
+        """Return it as words, "4.2 points lower than ...", with " (95 % interval ...)" where it has one."""
         points = f"{abs(self.value):.1f} points {'higher' if self.value >= 0 else 'lower'} than {than}"
-        if self.seeds == 1:
-            return f"{points} (one seed, which says nothing about others)"
+        if not self.measurable:
+            return points
         doubt = "" if self.significant else ": not significant with these seeds"
         return f"{points} (95 % interval {self.interval}, {self.seeds} seeds{doubt})"
 
 
-def differences(rows: Sequence[Row]) -> list[Difference]:
-    """Return what the barrier and training without it change, at the first F of each execution.
+def differences(rows: Sequence[Row], trained_size: str = "") -> list[Difference]:
+    """Return what the barrier and training without it change, at one F of each execution.
 
     For every execution without the barrier: what the network trained layered loses in it, and what every other training
     wins there; then what these lose with the barrier.
+
+    Args:
+        trained_size: F of unlayered training, as in `Condition.size`; where it was not evaluated the first F counts.
     """
     trained = dict.fromkeys(row.case.training for row in rows if row.case.training != "layered")
     layered = Condition("layered", None, "quiescent")
     found = []
-    for condition in _main_conditions(rows):
+    for condition in _main_conditions(rows, trained_size):
         found.append(_difference(rows, "layered", condition, layered))
         found += [_difference(rows, training, condition, condition) for training in trained]
     found += [_difference(rows, training, layered, layered) for training in trained]
     return [difference for difference in found if difference is not None]
 
 
-def headline(rows: Sequence[Row]) -> str:
-    """Return one sentence about the first execution without the barrier; "" if nothing can be compared."""
-    main = next(iter(_main_conditions(rows)), None)
-    if main is None:
-        return ""
-    trained = list(dict.fromkeys(row.case.training for row in rows if row.case.training != "layered"))
-    rule = main.execution if main.execution in trained else next(iter(trained), "")
-    layered = Condition("layered", None, "quiescent")
-    breaks = _difference(rows, "layered", main, layered)
-    mends = _difference(rows, rule, main, main)
+def headline(rows: Sequence[Row], trained_size: str = "") -> str:
+    """Return a sentence about each training without the barrier, run as it was trained; "" if there is none to compare.
+
+    Where no execution is one of the trainings', the sentence is about the first execution.
+    """
+    mains: dict[str, Condition] = {}
+    for condition in _main_conditions(rows, trained_size):
+        mains.setdefault(condition.execution, condition)
+    trained = {row.case.training for row in rows}
+    own = [condition for condition in mains.values() if condition.execution in trained]
+    told = [_told(rows, condition) for condition in own or list(mains.values())[:1]]
+    seeds = len({(row.case.seed, row.case.fold) for row in rows})
+    sentences = [f"Without the barrier ({name}), {'; '.join(parts)}" for name, parts in told if parts]
+    return f"{'. '.join(sentences)}{FEW.get(seeds, '')}." if sentences else ""
+
+
+def _told(rows: Sequence[Row], condition: Condition) -> tuple[str, list[str]]:
+    """Return in words an execution, and what it costs the layered training and wins the one of its own name."""
+    breaks = _difference(rows, "layered", condition, Condition("layered", None, "quiescent"))
+    mends = _difference(rows, condition.execution, condition, condition)
     parts = []
     if breaks:
         parts.append(f"the accuracy of the network trained layered is {breaks.told('with it')}")
     if mends:
-        parts.append(f"trained {rule}, it is {mends.told('trained layered')}")
-    return f"Without the barrier ({_named(main)}), {'; '.join(parts)}." if parts else ""
+        parts.append(f"trained {condition.execution}, it is {mends.told('trained layered')}")
+    return _named(condition), parts
 
 
 def _named(condition: Condition) -> str:
@@ -93,13 +113,12 @@ def _named(condition: Condition) -> str:
     return f"{condition.execution}{size}{stop}"
 
 
-def _main_conditions(rows: Sequence[Row]) -> list[Condition]:
-    """Return the executions without the barrier, at their first F, without early stops."""
-    wanted = [c for c in dict.fromkeys(row.condition for row in rows) if c.execution != "layered"]
-    first: dict[str, str] = {}
-    for condition in wanted:
-        first.setdefault(condition.execution, condition.size)
-    return [c for c in wanted if c.size == first[c.execution] and not c.stop.startswith("after")]
+def _main_conditions(rows: Sequence[Row], trained_size: str) -> list[Condition]:
+    """Return the executions without the barrier, at the F trained with or else the first, without early stops."""
+    every = dict.fromkeys(row.condition for row in rows)
+    wanted = [c for c in every if c.execution != "layered" and not c.stop.startswith("after")]
+    sizes = [c.size for c in wanted]
+    return [c for c in wanted if c.size == (trained_size if trained_size in sizes else sizes[0])]
 
 
 def _difference(
@@ -111,7 +130,7 @@ def _difference(
     if not values:
         return None
     count = len(values)
-    margin = stdtrit(count - 1, 0.975) * stdev(values) / math.sqrt(count) if count > 1 else math.nan
+    margin = stdtrit(count - 1, 0.975) * stdev(values) / math.sqrt(count) if count >= ENOUGH else math.nan
     against = "trained layered" if condition == other else f"run {_named(other)}"
     return Difference(training, _named(condition), against, mean(values), float(margin), count)
 

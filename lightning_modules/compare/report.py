@@ -30,33 +30,35 @@ INTRODUCTION = """
 <b>Layered</b>: every layer waits for the whole one before it, as simulators do. <b>Random</b> and <b>momentum</b>:
 no layer waits; of all spikes on their way, at most <b>F</b> are delivered per forward step, picked at random or by
 highest membrane potential. A timestep ends when nothing is on its way (<b>quiescent</b>) or at the first output spike
-(<b>output</b>). Networks trained layered lose accuracy in the other columns; training without the barrier is meant to
-win it back. &plusmn; is the standard deviation over seeds.</p>
+(<b>output</b>). What layered training loses in the other columns, training without the barrier is meant to win back.
+&plusmn; is the standard deviation over seeds.</p>
 """
-DIFFERENCES = """
-<p>Accuracy in points, model against model of the same seed. An interval that contains 0 says that these seeds do not
-show a difference, not that there is none. Each stands for itself: of twenty without a difference, one misses 0 by
-chance.{folds}</p>
-"""
+INTERVALS = """ An interval that contains 0 says that these seeds do not show a difference, not that there is none.
+Each stands for itself: of twenty without a difference, one misses 0 by chance."""
 FOLDS = " The folds share training data, so that the intervals are rather too narrow."
 
 
-def html(rows: Sequence[Row], figures: Mapping[str, Path], settings: str) -> str:
-    """Return the page; `figures` maps captions to PNG files, `settings` is the YAML."""
+def html(rows: Sequence[Row], figures: Mapping[str, Path], settings: str, trained_size: str = "") -> str:
+    """Return the page.
+
+    Args:
+        figures: PNG files by caption.
+        settings: the YAML.
+        trained_size: see `findings.differences`.
+    """
     images = "".join(
         f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{_encode(path)}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
         for caption, path in figures.items()
     )
     measures = "".join(f"<li><code>{escape(k)}</code>: {escape(v)}</li>" for k, v in MEASURES.items())
-    folds = FOLDS if any(row.case.fold is not None for row in rows) else ""
     lines = summary(rows)
     ends = [line for line in lines if not line[3].startswith("after")]
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>snn-async compare</title>'
         f"<style>{STYLE}</style></head><body><h1>Layered and asynchronous execution</h1>"
-        f'<p class="found">{escape(headline(rows))}</p>{INTRODUCTION}{images}'
-        f"<h2>Differences</h2>{DIFFERENCES.format(folds=folds)}{_differences(rows)}"
+        f'<p class="found">{escape(headline(rows, trained_size))}</p>{INTRODUCTION}{images}'
+        f"<h2>Differences</h2>{_differences(rows, trained_size)}"
         f"<h2>Means over seeds</h2>{_grouped(ends)}"
         f"<details><summary>All {len(lines)} rows, with those stopped early</summary>{_grouped(lines)}</details>"
         f"<details><summary>Columns of results.csv</summary><ul>{measures}</ul></details>"
@@ -76,15 +78,17 @@ def versions() -> list[tuple[str, str]]:
     return found
 
 
-def _differences(rows: Sequence[Row]) -> str:
-    lines = [
-        (
-            *(d.trained, d.run, d.against, f"{d.value:+.1f}", d.interval),
-            "" if d.significant else "not significant with these seeds",
-        )
-        for d in differences(rows)
-    ]
-    return _table(("trained", "run", "instead of", "difference", "95 % interval", ""), _body(lines))
+def _differences(rows: Sequence[Row], trained_size: str) -> str:
+    found = differences(rows, trained_size)
+    headers = ["trained", "run", "instead of", "difference"]
+    lines = [[d.trained, d.run, d.against, f"{d.value:+.1f}"] for d in found]
+    about = "Accuracy in points, model against model of the same seed."
+    if any(d.measurable for d in found):
+        headers += ["95 % interval", ""]
+        for line, d in zip(lines, found, strict=True):
+            line += [d.interval, "" if d.significant else "not significant with these seeds"]
+        about += INTERVALS + (FOLDS if any(row.case.fold is not None for row in rows) else "")
+    return f"<p>{about}</p>{_table(headers, _body(lines))}"
 
 
 def _grouped(lines: Sequence[Sequence[str]]) -> str:

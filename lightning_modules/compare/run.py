@@ -31,7 +31,7 @@ from .figure_files import draw
 from .fold_data import held_out
 from .keys import Keys, changed
 from .output_folder import CELLS, REPORT, RESULTS, as_plain, opened
-from .plan import Case, cases, conditions
+from .plan import Case, Condition, cases, conditions
 from .report import html
 from .results import Row, write_rows
 from .settings import CompareSettings
@@ -78,7 +78,9 @@ def compare(
             rows = _evaluate_all(plan, settings, keys, folder, cells, measures, progress)
         write_rows(folder / RESULTS, rows)
         paths = draw(rows, settings, plan[0], data_of(plan[0].fold), folder)
-        write_text(folder / REPORT, html(rows, paths, yaml.safe_dump(plain, sort_keys=False)))
+        trained_at = Condition("random", settings.training.forward_group_size, "quiescent").size
+        page = html(rows, paths, yaml.safe_dump(plain, sort_keys=False), trained_at)
+        write_text(folder / REPORT, page)
     console.print(rich_table(rows))
     if known or len(untrained) < len(plan):
         console.print(
@@ -109,6 +111,12 @@ def _check(plan: list[Case], settings: CompareSettings, data: LightningDataModul
     """Raise what would be raised later, after hours and with files written; return what is measured."""
     representatives = {case.training: case for case in plan}.values()
     classifiers = [make_classifier(case, settings) for case in representatives]
+    for classifier in classifiers:
+        if classifier.untaught_norm:
+            raise ConfigError(
+                f"training.warmup_layered_steps: 0, but {classifier.untaught_norm}; give a number of first steps that "
+                "are layered, or a model with running statistics"
+            )
     networks = make_networks(classifiers[0].net.model, conditions(settings), settings)
     with blame("data"):
         classes = getattr(data, "num_classes", None)

@@ -35,8 +35,10 @@ def make_classifier(case: Case, settings: CompareSettings) -> SpikingClassifier:
         ConfigError, OptionError, UnsupportedModelError, UnsupportedByEngineError: if it cannot be trained.
     """
     training, layered = settings.training, case.training == "layered"
+    torch.manual_seed(case.seed)  # the weights of `initial_model`, by name: a checkpoint keeps the name
     return SpikingClassifier(
-        initial_model(case, settings),
+        settings.model,
+        network_args=settings.model_args,
         execution="layered" if layered else "asynchronous",
         batch_first=settings.batch_first,
         forward_group_size=training.forward_group_size,

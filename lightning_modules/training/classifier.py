@@ -151,12 +151,18 @@ class SpikingClassifier(NetworkModule):
         self._step(batch, "test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Return `sample_id`, `class`, `forward_steps` (B,) and `counts` (B, classes), outputs over time summed."""
+        """Return what is predicted of a batch.
+
+        `sample_id`, `class`, `forward_steps_all_timesteps` (B,), a sum; `counts` (B, classes), outputs over time
+        summed; `label` (B,) where the batch has them.
+        """
         ids = self._sample_ids(batch)
         run = self.run(self._x(batch), sample_ids=ids)
         counts = scores_of(output_of(run.result, self.net.shown))
         steps = run.activity.forward_steps.sum(0)
-        return {"sample_id": ids, "class": counts.argmax(1), "counts": counts, "forward_steps": steps}
+        found = {"sample_id": ids, "class": counts.argmax(1), "forward_steps_all_timesteps": steps}
+        labels = {"label": batch[1]} if len(batch) > 1 and isinstance(batch[1], Tensor) else {}
+        return found | labels | {"counts": counts}
 
     def configure_optimizers(self) -> Any:
         with blame("optimizer"):

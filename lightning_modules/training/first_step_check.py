@@ -24,6 +24,8 @@ def check_first_step(
         ConfigError: if optimizer, scheduler, loss or data raise anything.
         SnnAsyncError: what network and data are refused for.
     """
+    alone = copy.deepcopy(classifier)
+    alone.on_fit_start = lambda: None  # type: ignore[method-assign]  # training itself says it
     with isolate_rng(), warnings.catch_warnings(), blame("the first training step fails"):
         warnings.simplefilter("ignore")  # training itself gives them
         pl.Trainer(
@@ -36,4 +38,4 @@ def check_first_step(
             enable_model_summary=False,
             enable_progress_bar=False,
             **trainer,
-        ).fit(copy.deepcopy(classifier), datamodule=data)
+        ).fit(alone, datamodule=data)

@@ -1,5 +1,6 @@
 """What a Lightning module needs to run one network with or without the barrier, in training and evaluation."""
 
+import logging
 from typing import Any
 
 import pytorch_lightning as pl
@@ -9,7 +10,7 @@ from snn_async import AsyncRun, asynchronize
 from snn_async.errors import OptionError
 
 from .run_summary import RunSummary, summary_of
-from .source_run import has_batch_norm, run_source
+from .source_run import has_batch_norm, run_source, without_statistics
 
 
 class NetworkModule(pl.LightningModule):
@@ -47,6 +48,23 @@ class NetworkModule(pl.LightningModule):
         self.execution, self.spike_penalty = execution, spike_penalty
         self.warmup_layered_steps = warmup_layered_steps
         self.net = asynchronize(model, **options)
+
+    @property
+    def untaught_norm(self) -> str:
+        """What is the matter, in words, if training as it is now would keep a BatchNorm that has seen no data."""
+        if self.execution == "layered" or self.warmup_layered_steps:
+            return ""
+        name = without_statistics(self.net.model)
+        return name and (
+            f"BatchNorm {name!r} has seen no data, and unlayered training keeps its running statistics (mean 0, "
+            "variance 1) as they are"
+        )
+
+    def on_fit_start(self) -> None:
+        if self.untaught_norm and self.global_rank == 0:
+            logging.getLogger("snn_async").warning(
+                f"{self.untaught_norm}; give warmup_layered_steps=..., or start from a trained network"
+            )
 
     def run(self, x: Tensor, barrier: bool | None = None, **options: Any) -> AsyncRun:
         """Run x under the module's execution, or as `barrier` says; options are those of `net.run`."""

@@ -23,6 +23,14 @@ def has_batch_norm(model: nn.Module) -> bool:
     return any(isinstance(module, _BatchNorm) for module in model.modules())
 
 
+def without_statistics(model: nn.Module) -> str:
+    """Return the name of the first BatchNorm that has seen no data; "" if there is none."""
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and module.num_batches_tracked == 0:
+            return name or "the model itself"
+    return ""
+
+
 def run_source(model: nn.Module, plan: Plan, x: Tensor) -> RunSummary:
     """Run the source model on x from rest, in its own framework and mode; BatchNorm acts as it does there.
 
