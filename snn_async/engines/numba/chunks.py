@@ -27,6 +27,7 @@ from snn_async.engines.numba.jit import Packed, array_type
 from snn_async.engines.numba.scratch import adjoints_of, enlarged, rooms_of, work_of
 
 CHUNKS = 8
+FRAMES = 64  # a chunk has at least these, if there are two: it costs about a millisecond of Python
 GRADIENT_BYTES = 1 << 26  # at most this much memory for the chunks' weight gradients, but always two chunks
 Floats = NDArray[np.floating]
 Bounds = list[tuple[int, int]]
@@ -52,6 +53,7 @@ def run_chunks(
 ) -> tuple[list[Part], Bounds]:
     """Run all samples; results go to `out`."""
     most = max(2, min(CHUNKS, GRADIENT_BYTES // max(1, tensors.weights.nbytes))) if keep_log else CHUNKS
+    most = min(most, max(2, len(tensors.x) * tensors.x.shape[1] // FRAMES))
     bounds = _chunks(tensors.x.shape[1], most)
     packed = tuple(Packed(record) for record in (net, rules, tensors, carried, out))
 
