@@ -1,6 +1,7 @@
 """What a test shows with the fixture `engine` holds on every engine and device."""
 
 import pytest
+import snntorch
 import torch
 from every_engine import ENGINES
 from hypothesis import settings
@@ -22,3 +23,9 @@ def double_precision():
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(before)
+
+
+@pytest.fixture(autouse=True)
+def no_other_neurons(monkeypatch):
+    """snnTorch's resets go through every neuron of the process, and fail on some that other tests hold."""
+    monkeypatch.setattr(snntorch.SpikingNeuron, "instances", [])

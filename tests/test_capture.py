@@ -24,12 +24,6 @@ from snn_async.errors import InputError, SnnAsyncError, UnsupportedModelError
 T, B = 4, 2
 
 
-@pytest.fixture(autouse=True)
-def no_other_neurons(monkeypatch):
-    """snnTorch's resets go through every neuron of the process, and fail on some that other tests hold."""
-    monkeypatch.setattr(snn.SpikingNeuron, "instances", [])
-
-
 pytestmark = pytest.mark.usefixtures("double_precision")
 
 
